@@ -1,0 +1,76 @@
+# make book    the environment in .venv, the chapters executed, the pages in _build/html
+# make test    the environment, the checks of the code, the tests, every chapter through nbmake
+#
+# PYTHON=... chooses the Python that .venv is made from; by default, the first that is new enough.
+
+ENV := .venv
+BIN := $(ENV)/bin
+COLAB_ENV := .venv-colab
+COLAB_BIN := $(COLAB_ENV)/bin
+COLAB_CHAPTER := book/prediction/bayes.ipynb
+
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: book test test-colab env notebooks format lint clean help
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# *make/make/p' Makefile
+
+# The chapters are executed by nbmake (tools/execute.py), and the build takes its outputs from there.
+# The build folder is fresh every time: -W over an unchanged page that failed before would pass.
+book: env
+	$(BIN)/python tools/notebooks.py --check
+	$(BIN)/python tools/execute.py
+	rm -rf _build/html _build/jupyter_execute _build/.doctrees
+	$(BIN)/jupyter-book build . -W --keep-going --quiet
+	BOOK_HTML=required $(BIN)/pytest tests/test_book.py -q
+	@echo "The book: _build/html/index.html"
+
+test: env lint
+	$(BIN)/pytest
+	$(BIN)/python tools/execute.py
+
+lint: env
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+
+env: $(ENV)/.installed
+
+$(ENV)/.installed: requirements.txt pyproject.toml
+	@set -e; test -x $(BIN)/python || { base=$$(tools/find-python); "$$base" -m venv $(ENV); }
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# make test-colab    the tests of the library and one chapter, on the versions that Colab has
+test-colab:
+	@if tools/find-python313 >/dev/null; then $(MAKE) --no-print-directory test-colab-now; \
+	else echo "test-colab: skipped, there is no Python 3.13 here."; fi
+
+.PHONY: test-colab-now
+test-colab-now: $(COLAB_ENV)/.installed
+	$(COLAB_BIN)/pytest --ignore=tests/test_book.py
+	$(COLAB_BIN)/pytest --nbmake -o addopts= -o filterwarnings= $(COLAB_CHAPTER)
+
+$(COLAB_ENV)/.installed: requirements-colab.txt pyproject.toml
+	rm -rf $(COLAB_ENV)
+	"$$(tools/find-python313)" -m venv $(COLAB_ENV)
+	$(COLAB_BIN)/python -m pip install --quiet --requirement requirements-colab.txt
+	$(COLAB_BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# make notebooks    the .ipynb beside every chapter, again; after a change of a chapter
+notebooks: env
+	$(BIN)/python tools/notebooks.py
+
+# make format    ruff's layout
+format: env
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# make clean    everything that make has made, the environments excepted
+clean:
+	rm -rf _build .cache

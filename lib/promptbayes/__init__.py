@@ -1,0 +1,40 @@
+"""Prompting is conditioning: networks that predict like Bayes, prompts and weights that steer them.
+
+A predictor is a network, its weights and a prefix. Prefix tuning frees the prefix, weight tuning
+frees weights, the loop is the same. Regret compares with the source, and the exact Bayes predictor
+is the yardstick.
+"""
+
+from . import exact, figures, hardware
+
+hardware.use_all_cores()
+
+from .methods import METHODS, HardPrefix, LoRA, Prefix, Weights  # noqa: E402
+from .networks import LSTM, Architecture, Transformer  # noqa: E402
+from .predictor import Predictor, initialise, load, load_pretrained, save  # noqa: E402
+from .regret import Estimate, cumulative_regret, evaluate, instantaneous_regret  # noqa: E402
+from .states import fit_components  # noqa: E402
+from .tasks import (  # noqa: E402
+    CategoricalMixture,
+    DirichletCategorical,
+    Sequences,
+    coin,
+    coin_mixture,
+    dirichlet,
+    mixture,
+    random_coins,
+)
+from .tuning import (  # noqa: E402
+    LIVE,
+    LIVE_PRETRAINING,
+    PRETRAINING,
+    TUNING,
+    HardSearch,
+    Training,
+    Tuned,
+    pretrain,
+    search_hard_prefix,
+    tune,
+)
+
+__all__ = [name for name in dir() if not name.startswith("_")]

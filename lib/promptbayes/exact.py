@@ -1,0 +1,581 @@
+"""Expected regret without sampling, in float64 numpy.
+
+Under both families of `tasks` a sequence's probability depends only on how often each token
+occurs. An expectation over all |A|^N sequences is therefore a sum over the few possible counts:
+N + 1 of them for coins. A Bayes predictor is named by the task distribution it is Bayesian for.
+"""
+
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+from .tasks import CategoricalMixture, DirichletCategorical, dirichlet, mixture
+
+Task = DirichletCategorical | CategoricalMixture
+
+# One term is one count under one component: 10^8 of them take some seconds. They are worked
+# through in blocks of 2^22 (32 MiB) to bound the memory.
+_MAX_TERMS = 10**8
+_BLOCK = 2**22
+
+
+class HardPrompts(NamedTuple):
+    """The regret after every hard prompt of one length; the order of its tokens does not matter.
+
+    Attributes:
+        counts: k_a(s), how often the prompt holds each token, [prompt, token]; for coins, row k
+            is the prompt with k heads.
+        regret: E[log p(x_1:N | tau) - log pi(x_1:N | s)] in nats, [prompt]; infinite for a prompt
+            that the predictor holds for impossible.
+    """
+
+    counts: np.ndarray
+    regret: np.ndarray
+
+    @property
+    def best(self) -> tuple[np.ndarray, float]:
+        """The counts of the prompt with the least regret (the first, on a tie), and its regret."""
+        index = int(np.argmin(self.regret))
+        return self.counts[index], float(self.regret[index])
+
+
+class PseudoCounts(NamedTuple):
+    """The best that a conjugate counter can do when its pseudo-counts may be any numbers.
+
+    Attributes:
+        alpha: the minimising pseudo-counts, [token]; infinite or 0 where only a limit is best.
+        mean: the prediction before the first token, alpha_a / sum_b alpha_b, [token]; where
+            alpha is infinite or 0, the direction of that limit.
+        regret: cumulative regret with alpha, in nats.
+    """
+
+    alpha: np.ndarray
+    mean: np.ndarray
+    regret: float
+
+
+def cumulative_regret(predictor_task: Task, source_task: Task, length: int) -> float:
+    """Expected excess log loss of a Bayes predictor over the oracle that knows tau.
+
+        R(N) = E_(tau ~ source) E_(x_1:N | tau) [log p(x_1:N | tau) - log pi(x_1:N)]
+
+    Args:
+        predictor_task: the task distribution that the predictor pi is Bayesian for.
+        source_task: the task distribution that the sequences come from.
+        length: N, number of predictions.
+
+    Returns:
+        R(N) in nats; infinite if the source produces something that pi holds for impossible.
+
+    Raises:
+        TypeError: if a task is not one of the two families or `length` is not an integer.
+        ValueError: if the alphabets differ, a task's numbers are invalid, `length` is below 1, or
+            the sum has too many terms.
+
+    Example:
+        >>> from promptbayes.tasks import coin, random_coins
+        >>> round(cumulative_regret(random_coins(), coin(0.2), 50), 10)
+        1.4772242153
+
+    References:
+        Genewein et al. (2025), Eq. 10.
+    """
+    predictor_task, source_task = _check_pair(predictor_task, source_task)
+    length = _check_length("length", length)
+    _check_terms(_num_counts(length, source_task), predictor_task, source_task, length)
+    return _regret(predictor_task, source_task, length)
+
+
+def regret_curve(predictor_task: Task, source_task: Task, length: int) -> np.ndarray:
+    """Cumulative regret after each prediction, R(1), ..., R(N); see `cumulative_regret`.
+
+        R(n) = E_(tau ~ source) E_(x_1:n | tau) [log p(x_1:n | tau) - log pi(x_1:n)]
+
+    Args:
+        predictor_task: the task distribution that the predictor pi is Bayesian for.
+        source_task: the task distribution that the sequences come from.
+        length: N, number of predictions.
+
+    Returns:
+        R(n) in nats at entry n - 1, [time].
+
+    Raises:
+        TypeError: as `cumulative_regret`.
+        ValueError: as `cumulative_regret`.
+
+    Example:
+        >>> from promptbayes.tasks import coin, random_coins
+        >>> print(regret_curve(random_coins(), coin(0.5), 3).round(4))
+        [0.     0.0589 0.131 ]
+
+    References:
+        Genewein et al. (2025), Eq. 10 and the curves of Fig. 1.
+    """
+    predictor_task, source_task = _check_pair(predictor_task, source_task)
+    length = _check_length("length", length)
+    # Counts of all lengths 0..N over |A| tokens are the counts of length N over one token more.
+    total = comb(length + source_task.num_tokens, source_task.num_tokens)
+    _check_terms(total, predictor_task, source_task, length)
+    return np.array([_regret(predictor_task, source_task, n) for n in range(1, length + 1)])
+
+
+def mutual_information(source_task: Task, length: int) -> float:
+    """What the tokens tell about tau: the regret that nobody who does not know tau can avoid.
+
+        I(tau; x_1:N) = E_(x_1:N) KL(p(tau | x_1:N) || p(tau))
+
+    Args:
+        source_task: the task distribution that the sequences come from.
+        length: N, number of tokens.
+
+    Returns:
+        I(tau; x_1:N) in nats; 0 for a single coin.
+
+    Raises:
+        TypeError: as `cumulative_regret`.
+        ValueError: as `cumulative_regret`.
+
+    Example:
+        >>> from promptbayes.tasks import coin_mixture
+        >>> round(mutual_information(coin_mixture([0.2, 0.8]), 50), 10)
+        0.6931438296
+
+    References:
+        Genewein et al. (2025), Eq. 10 for the predictor of Eq. 2; Cover and Thomas (2006),
+        Section 13.1.
+    """
+    source_task = _check_task("source_task", source_task)
+    length = _check_length("length", length)
+    _check_terms(_num_counts(length, source_task), source_task, source_task, length)
+    counts, log_prob = _count_distribution(source_task, length)
+    if isinstance(source_task, DirichletCategorical):  # as entropies, H(x) - H(x | tau)
+        entropy = -_expected_excess(log_prob, _log_marginal(source_task, counts), 0.0)
+        return entropy - length * _expected_entropy(source_task)
+    gain = _in_blocks(lambda block: _information_gain(source_task, block), source_task, counts)
+    return _expected_excess(log_prob, gain, 0.0)
+
+
+def kl_divergence(source_task: Task, predictor_task: Task, length: int) -> float:
+    """How far the predictor is from the source's own Bayes predictor: its avoidable regret.
+
+        KL(xi || pi) = E_(x_1:N ~ xi) [log xi(x_1:N) - log pi(x_1:N)]
+
+    Args:
+        source_task: the task distribution that the sequences come from, with marginal xi.
+        predictor_task: the task distribution that the predictor pi is Bayesian for.
+        length: N, number of tokens.
+
+    Returns:
+        KL(xi || pi) in nats; 0 if the two tasks are the same; infinite if the source produces
+        something that pi holds for impossible.
+
+    Raises:
+        TypeError: as `cumulative_regret`.
+        ValueError: as `cumulative_regret`.
+
+    Example:
+        The Laplace predictor against that of Krichevsky and Trofimov, Beta(1/2, 1/2):
+
+        >>> from promptbayes.tasks import dirichlet, random_coins
+        >>> round(kl_divergence(random_coins(), dirichlet([0.5, 0.5]), 100), 3)
+        0.132
+
+    References:
+        Genewein et al. (2025), Eq. 4.
+    """
+    predictor_task, source_task = _check_pair(predictor_task, source_task)
+    length = _check_length("length", length)
+    _check_terms(_num_counts(length, source_task), predictor_task, source_task, length)
+    counts, log_prob = _count_distribution(source_task, length)
+    return _expected_excess(
+        log_prob, _log_marginal(source_task, counts), _log_marginal(predictor_task, counts)
+    )
+
+
+def log_marginal(task: Task, counts) -> np.ndarray:
+    """Log-probability of ONE sequence with the given counts, tau averaged out.
+
+        Dirichlet:  xi(x_1:n) = prod_a alpha_a (alpha_a + 1) ... (alpha_a + k_a - 1)
+                                / (A (A + 1) ... (A + n - 1)),   A = sum_a alpha_a
+        mixture:    xi(x_1:n) = sum_c weights[c] prod_a probs[c, a]^k_a
+
+    Args:
+        task: the task distribution.
+        counts: k_a, how often each token occurs, integers, [..., token].
+
+    Returns:
+        log xi in nats, [...]; -inf for counts that the task cannot produce.
+
+    Raises:
+        TypeError: if `task` is not one of the two families or `counts` are not integers.
+        ValueError: if `counts` are negative or do not have one entry for each token, or the
+            task's numbers are invalid.
+
+    Example:
+        >>> from promptbayes.tasks import random_coins
+        >>> print(np.exp(log_marginal(random_coins(), [[2, 0], [1, 1]])).round(4))
+        [0.3333 0.1667]
+
+    References:
+        Genewein et al. (2025), Eq. 1.
+    """
+    task = _check_task("task", task)
+    counts = np.asarray(counts)
+    if not np.issubdtype(counts.dtype, np.integer):
+        raise TypeError(f"`counts` must be integers, got dtype {counts.dtype}.")
+    if counts.ndim == 0 or counts.shape[-1] != task.num_tokens:
+        raise ValueError(
+            f"`counts` must have {task.num_tokens} entries on the last axis, one for each token, "
+            f"got shape {counts.shape}."
+        )
+    if np.any(counts < 0):
+        raise ValueError(f"`counts` must not be negative, got {counts.min()}.")
+    return _log_marginal(task, counts.reshape(-1, task.num_tokens)).reshape(counts.shape[:-1])
+
+
+def hard_prompts(
+    predictor_task: Task, source_task: Task, prompt_length: int, length: int
+) -> HardPrompts:
+    """Cumulative regret after every hard prompt, and so the best one without a search.
+
+        R(s) = E_(tau ~ source) E_(x_1:N | tau) [log p(x_1:N | tau) - log pi(x_1:N | s)]
+
+    The predictor sees a prompt only through its counts, so all |A|^L prompts are covered by the
+    far fewer counts.
+
+    Args:
+        predictor_task: the task distribution that the prompted predictor pi is Bayesian for.
+        source_task: the task distribution that the sequences come from.
+        prompt_length: L, tokens in the prompt; 0 is the empty prompt alone.
+        length: N, number of predictions after the prompt.
+
+    Returns:
+        `HardPrompts`, one row for each count of length L.
+
+    Raises:
+        TypeError: as `cumulative_regret`, or if `prompt_length` is not an integer.
+        ValueError: as `cumulative_regret`, or if `prompt_length` is negative.
+
+    Example:
+        >>> from promptbayes.tasks import coin, random_coins
+        >>> counts, regret = hard_prompts(random_coins(), coin(0.2), 6, 50).best
+        >>> counts.tolist(), round(regret, 10)
+        ([5, 1], 0.5710946354)
+
+    References:
+        Genewein et al. (2025), Eq. 7 for S = A.
+    """
+    predictor_task, source_task = _check_pair(predictor_task, source_task)
+    prompt_length = _check_length("prompt_length", prompt_length, lowest=0)
+    length = _check_length("length", length)
+    total = _num_counts(prompt_length, source_task) * _num_counts(length, source_task)
+    _check_terms(total, predictor_task, source_task, length)
+    prompts = _all_counts(prompt_length, source_task.num_tokens)
+    counts, log_prob = _count_distribution(source_task, length)
+    log_oracle = _log_oracle(source_task, counts)
+    log_prompts = _log_marginal(predictor_task, prompts)
+    regret = np.full(len(prompts), np.inf)
+    for i in np.flatnonzero(log_prompts > -np.inf):
+        log_predictor = _log_marginal(predictor_task, prompts[i] + counts) - log_prompts[i]
+        regret[i] = _expected_excess(log_prob, log_oracle, log_predictor)
+    return HardPrompts(prompts, regret)
+
+
+def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
+    """The pseudo-counts with which a conjugate counter predicts a source best.
+
+        alpha* = argmin_alpha R(N; Dirichlet(alpha)),   p(x_t = a | x_<t) = (alpha_a + k_a) / (A + t - 1)
+
+    Let T be the variance of tau summed over tokens, each divided by the token's mean. At alpha =
+    mean / e the slope of the regret in e tends to -N (N - 1) T / 2 as e goes to 0. So for N >= 2
+    finite counts are best as soon as tau varies at all.
+
+    A single coin has no minimiser: the regret falls to 0 as alpha grows along the coin's
+    probabilities. The limit is returned: `regret` 0.0, `alpha` infinite, `mean` its direction.
+    A mixture of coins that each always show one token is the other limit, alpha = 0. A token that
+    never occurs gets alpha 0. For N = 1 only the mean matters, and alpha = mean is returned.
+
+    Args:
+        source_task: the task distribution that the sequences come from.
+        length: N, number of predictions.
+
+    Returns:
+        `PseudoCounts`.
+
+    Raises:
+        TypeError: if `source_task` is not one of the two families or `length` is not an integer.
+        ValueError: if the task's numbers are invalid or `length` is below 1.
+        RuntimeError: if the minimiser did not reach a stationary point.
+
+    Example:
+        >>> from promptbayes.tasks import coin_mixture
+        >>> best = best_pseudo_counts(coin_mixture([0.2, 0.8]), 3)
+        >>> print(best.alpha.round(6))
+        [0.888889 0.888889]
+
+    References:
+        Genewein et al. (2025), Appendix E, "Beta-Bernoulli".
+    """
+    source_task = _check_task("source_task", source_task)
+    length = _check_length("length", length)
+    if isinstance(source_task, DirichletCategorical):  # the Bayes predictor is such a counter
+        alpha = source_task.alpha
+        return PseudoCounts(alpha, alpha / alpha.sum(), _counter_regret(source_task, alpha, length))
+    used = source_task.probs[source_task.weights > 0]
+    mean = source_task.weights @ source_task.probs
+    if np.all(used == used[0]):
+        return PseudoCounts(np.where(mean > 0, np.inf, 0.0), mean, 0.0)
+    if np.all((used == 0) | (used == 1)):  # the first token says it all: regret H(first token)
+        return PseudoCounts(np.zeros_like(mean), mean, float(np.sum(special.entr(mean))))
+    alpha = mean.copy()
+    if length > 1:
+        alpha[mean > 0] = _minimise(_tails(source_task, length)[mean > 0], _start(source_task))
+    return PseudoCounts(alpha, mean, _counter_regret(source_task, alpha, length))
+
+
+# Sums over counts.
+
+
+def _all_counts(length, num_tokens):
+    """Every vector of `num_tokens` counts that sum to `length`; for coins, heads ascending."""
+    counts, left = np.zeros((1, 0), int), np.array([length])
+    for _ in range(num_tokens - 1):
+        branches = left + 1  # a row with r tokens left goes on with r, r - 1, ..., 0 of this one
+        row = np.repeat(np.arange(len(left)), branches)
+        taken = left[row] - (
+            np.arange(len(row)) - np.repeat(np.cumsum(branches) - branches, branches)
+        )
+        counts, left = np.column_stack([counts[row], taken]), left[row] - taken
+    return np.column_stack([counts, left])
+
+
+def _num_counts(length, task):
+    return comb(length + task.num_tokens - 1, task.num_tokens - 1)
+
+
+def _count_distribution(task, length):
+    """All counts [count, token] and the log-probability of each under the task [count]."""
+    counts = _all_counts(length, task.num_tokens)
+    log_factorial = _log_rising(np.ones(1), length)[0]
+    log_sequences = log_factorial[length] - np.sum(log_factorial[counts], axis=-1)
+    return counts, log_sequences + _log_marginal(task, counts)
+
+
+def _expected_excess(log_prob, log_better, log_worse):
+    """E[log_better - log_worse]; what has probability 0 adds nothing."""
+    possible = log_prob > -np.inf
+    better, worse = np.broadcast_arrays(log_better, log_worse)
+    return float(np.exp(log_prob[possible]) @ (better[possible] - worse[possible]))
+
+
+def _log_rising(start, length):
+    """log of start (start + 1) ... (start + k - 1) for k = 0, ..., length, [..., k].
+
+    Sums of logarithms, not differences of log-gammas: these cancel when start is large.
+    """
+    steps = np.cumsum(np.log(start[:, None] + np.arange(length)), axis=-1)
+    return np.concatenate([np.zeros((len(start), 1)), steps], axis=-1)
+
+
+def _log_marginal(task, counts):
+    """`log_marginal` for counts [count, token], unchecked."""
+    if isinstance(task, DirichletCategorical):
+        total = counts.sum(axis=-1)
+        longest = int(total.max(initial=0))
+        rising = _log_rising(task.alpha, longest)
+        above = sum(rising[a, counts[:, a]] for a in range(task.num_tokens))
+        return above - _log_rising(task.alpha.sum(keepdims=True), longest)[0, total]
+    return _in_blocks(lambda block: _log_sum_exp(_log_joint(task, block)), task, counts)
+
+
+def _log_joint(task, counts):
+    """log weights[c] + log p(x | c) for one sequence, [count, component]."""
+    with np.errstate(divide="ignore"):
+        log_joint = np.tile(np.log(task.weights), (len(counts), 1))
+    for a in range(task.num_tokens):
+        log_joint += special.xlogy(counts[:, a, None], task.probs[:, a])  # 0 log 0 = 0
+    return log_joint
+
+
+def _log_sum_exp(log_terms):
+    largest = log_terms.max(axis=-1)
+    shift = np.where(np.isfinite(largest), largest, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.sum(np.exp(log_terms - shift[:, None]), axis=-1)) + shift
+
+
+def _in_blocks(function, task, counts):
+    rows = max(1, _BLOCK // len(task.weights))
+    return np.concatenate([function(counts[i : i + rows]) for i in range(0, len(counts), rows)])
+
+
+# The parts of regret. The three public functions share as little as possible, so that
+# regret = information + divergence is a check on them and not a definition.
+
+
+def _regret(predictor_task, source_task, length):
+    counts, log_prob = _count_distribution(source_task, length)
+    return _expected_excess(
+        log_prob, _log_oracle(source_task, counts), _log_marginal(predictor_task, counts)
+    )
+
+
+def _log_oracle(task, counts):
+    """E[log p(x | tau) | x] for one sequence with these counts, [count]."""
+    if isinstance(task, DirichletCategorical):
+        alpha = task.alpha + counts
+        mean_log_tau = special.digamma(alpha) - special.digamma(alpha.sum(axis=-1, keepdims=True))
+        return np.sum(counts * mean_log_tau, axis=-1)
+
+    def block(counts):
+        posterior, log_likelihood = _components(task, counts)
+        return np.sum(np.where(posterior > 0, posterior * log_likelihood, 0.0), axis=-1)
+
+    with np.errstate(invalid="ignore"):  # 0 * -inf, not chosen
+        return _in_blocks(block, task, counts)
+
+
+def _information_gain(task, counts):
+    """KL(P(c | x) || P(c)) for one sequence with these counts, [count]."""
+    posterior, _ = _components(task, counts)
+    return np.sum(special.rel_entr(posterior, task.weights), axis=-1)
+
+
+def _components(task, counts):
+    """P(c | x) and log p(x | c), both [count, component]; P(c | x) is 0 if x is impossible."""
+    log_joint = _log_joint(task, counts)
+    log_marginal = _log_sum_exp(log_joint)
+    shift = np.where(np.isfinite(log_marginal), log_marginal, 0.0)
+    posterior = np.exp(log_joint - shift[:, None])
+    return posterior, _log_joint(task._replace(weights=np.ones_like(task.weights)), counts)
+
+
+def _expected_entropy(task):
+    """E[H(tau)], the entropy in nats of one token for someone who knows tau."""
+    if isinstance(task, CategoricalMixture):
+        return float(task.weights @ np.sum(special.entr(task.probs), axis=-1))
+    alpha, total = task.alpha, task.alpha.sum()
+    return float(special.digamma(total + 1) - alpha / total @ special.digamma(alpha + 1))
+
+
+# The best counter. E[log of a rising product of k terms] = sum_i P(k > i) log(alpha + i), so only
+# the tails of each token's own count are needed, for any alphabet.
+
+
+def _tails(task, length):
+    """P(k_a > i) for i = 0, ..., length - 1, [token, i]."""
+    rows = []
+    for a in range(task.num_tokens):
+        if isinstance(task, DirichletCategorical):
+            of_one = DirichletCategorical(
+                np.array([task.alpha.sum() - task.alpha[a], task.alpha[a]])
+            )
+        else:
+            heads = task.probs[:, a]
+            of_one = CategoricalMixture(task.weights, np.stack([1 - heads, heads], axis=-1))
+        _, log_prob = _count_distribution(of_one, length)
+        rows.append(np.cumsum(np.exp(log_prob)[::-1])[::-1][1:])
+    return np.array(rows)
+
+
+def _counter_regret(source_task, alpha, length):
+    """R(N) of the counter with pseudo-counts alpha; alpha 0 is fine for a token without counts."""
+    steps = np.arange(length)
+    gained = special.xlogy(_tails(source_task, length), alpha[:, None] + steps)
+    log_predictor = np.sum(gained) - np.sum(np.log(alpha.sum() + steps))
+    return float(-length * _expected_entropy(source_task) - log_predictor)
+
+
+def _start(task):
+    """Pseudo-counts with the mean and the total variance of tau, for the tokens that occur."""
+    mean = task.weights @ task.probs
+    variance = np.sum(task.weights @ (task.probs - mean) ** 2)
+    alpha = mean * ((1 - np.sum(mean**2)) / variance - 1)
+    return alpha[mean > 0]
+
+
+def _minimise(tails, start):
+    """The pseudo-counts that minimise -E[log xi], by Newton's method on their logarithms."""
+    steps = np.arange(tails.shape[1])
+
+    def value(log_alpha):
+        alpha = np.exp(log_alpha)
+        return np.sum(np.log(alpha.sum() + steps)) - np.sum(tails * np.log(alpha[:, None] + steps))
+
+    def gradient(log_alpha):
+        alpha = np.exp(log_alpha)
+        own = np.sum(tails / (alpha[:, None] + steps), axis=-1)
+        return alpha * (np.sum(1 / (alpha.sum() + steps)) - own)
+
+    def hessian(log_alpha):
+        alpha = np.exp(log_alpha)
+        own = np.sum(tails / (alpha[:, None] + steps) ** 2, axis=-1)
+        second = np.diag(own) - np.sum(1 / (alpha.sum() + steps) ** 2)
+        return np.outer(alpha, alpha) * second + np.diag(gradient(log_alpha))
+
+    found = optimize.minimize(
+        value, np.log(start), method="trust-exact", jac=gradient, hess=hessian, tol=1e-6
+    ).x
+    for _ in range(3):  # the value is flat to rounding here, the gradient is not
+        found = found - np.linalg.solve(hessian(found), gradient(found))
+    # Each of the up to 2 N terms of the gradient is below N and rounded to 2^-53 of itself.
+    tolerance = 2 * tails.shape[1] ** 2 * 2.0**-53
+    if not (
+        np.max(np.abs(gradient(found))) <= tolerance
+        and np.all(np.linalg.eigvalsh(hessian(found)) > 0)
+    ):
+        raise RuntimeError(
+            "`best_pseudo_counts` did not reach a minimum; the slope stayed above 0."
+        )
+    return np.exp(found)
+
+
+# Validation.
+
+
+def _check_task(name, task):
+    """The task in float64, its numbers checked by its own constructor."""
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"`{name}` must be a DirichletCategorical or a CategoricalMixture, "
+            f"got {type(task).__name__}."
+        )
+    constructor = dirichlet if isinstance(task, DirichletCategorical) else mixture
+    try:
+        return constructor(*task)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be one valid task: {error}") from None
+
+
+def _check_pair(predictor_task, source_task):
+    predictor_task = _check_task("predictor_task", predictor_task)
+    source_task = _check_task("source_task", source_task)
+    if predictor_task.num_tokens != source_task.num_tokens:
+        raise ValueError(
+            f"`predictor_task` must have the source's {source_task.num_tokens} tokens, "
+            f"got {predictor_task.num_tokens}."
+        )
+    return predictor_task, source_task
+
+
+def _check_length(name, length, lowest=1):
+    if isinstance(length, bool) or not isinstance(length, int | np.integer):
+        raise TypeError(f"`{name}` must be an integer, got {length!r}.")
+    if length < lowest:
+        raise ValueError(f"`{name}` must be at least {lowest}, got {length}.")
+    return int(length)
+
+
+def _check_terms(num_counts, predictor_task, source_task, length):
+    components = max(
+        len(task.weights) if isinstance(task, CategoricalMixture) else 1
+        for task in (predictor_task, source_task)
+    )
+    terms = num_counts * components
+    if terms > _MAX_TERMS:
+        raise ValueError(
+            f"`length` must leave at most {_MAX_TERMS:.0e} terms to sum, got {terms:.1e} at length "
+            f"{length} over {source_task.num_tokens} tokens and {components} components."
+        )

@@ -1,0 +1,70 @@
+"""What is about the machine and not about the paper: cores, caches, devices.
+
+Everything here changes speed and memory only, never a number beyond rounding. Each lever names its
+reason; `benchmarks/` measures what it gains.
+"""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+# Activations of one micro-batch should stay in a core's cache (L2 and its share of L3).
+CACHE_BYTES = 6 * 2**20
+
+
+def use_all_cores() -> None:
+    """Make each CPU core a jax device, so that repetitions run side by side, one a core.
+
+    XLA splits one small matrix product badly over cores; whole repetitions split perfectly. Set
+    `PROMPTBAYES_CPU_DEVICES` to choose the number. Without effect once jax has been used.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = os.environ.get("PROMPTBAYES_CPU_DEVICES", str(cores or 1))
+    if not devices.isdecimal() or int(devices) < 1:
+        raise ValueError(f"`PROMPTBAYES_CPU_DEVICES` must be 1, 2, ..., got {devices!r}.")
+    try:
+        jax.config.update("jax_num_cpu_devices", int(devices))
+    except RuntimeError:  # the backend is already up: it keeps the devices it has
+        pass
+
+
+def micro_batch_size(batch_size: int, length: int, floats_per_token: int) -> int:
+    """How many sequences to process at once: all on an accelerator, a cacheful on a CPU.
+
+    The largest divisor of `batch_size` whose activations fit `CACHE_BYTES`. Gradients of
+    micro-batches add up to the gradient of the batch.
+    """
+    if jax.default_backend() != "cpu":
+        return batch_size
+    fitting = max(1, CACHE_BYTES // (4 * length * floats_per_token))
+    return max(d for d in range(1, batch_size + 1) if batch_size % d == 0 and d <= fitting)
+
+
+def spread(function, *arrays):
+    """`function` over the leading axis of pytrees: vmapped on accelerators, one a core on a CPU.
+
+    Cores share nothing while they run: no collectives, hence no waiting. Where the number of
+    entries does not divide by the number of devices, the first entry is computed again.
+    """
+    size = jax.tree.leaves(arrays)[0].shape[0]
+    num_devices = min(size, len(jax.devices()))
+    if jax.default_backend() == "cpu":
+        mapped = functools.partial(lax.map, lambda entry: function(*entry))
+    else:
+        mapped = jax.vmap(lambda entry: function(*entry))
+    if num_devices == 1:
+        return mapped(arrays)
+    missing = -size % num_devices
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:1].repeat(missing, 0)]), arrays)
+    mesh = jax.make_mesh(
+        (num_devices,), ("device",), (AxisType.Auto,), devices=jax.devices()[:num_devices]
+    )
+    over_devices = PartitionSpec("device")
+    sharded = jax.shard_map(
+        mapped, mesh=mesh, in_specs=over_devices, out_specs=over_devices, check_vma=False
+    )
+    return jax.tree.map(lambda x: x[:size], sharded(padded))

@@ -1,0 +1,157 @@
+"""What is tuned: the nine methods, each an `init` and an `apply` over explicit numbers theta.
+
+`init(key, base)` gives theta: the tuned numbers, nothing else. `apply(base, theta)` gives the tuned
+predictor. The loop in `tuning` differentiates, clips and carries theta alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .predictor import Predictor
+
+KINDS = ("simplex", "real", "soft")
+PARTS = ("embedding", "torso", "unembedding")
+_LORA_KERNELS = ("query", "key", "value", "out")
+
+
+@dataclass(frozen=True)
+class HardPrefix:
+    """HardPT: the best of all |A|^length prompts; searched by `search_hard_prefix`, not tuned."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """SimplexPT, RealPT, SoftPT: a prefix of vectors; weights stay as they are.
+
+    `simplex` and `real` prefixes live in token space and go through the base's own embedding,
+    simplex rows through a softmax first; `soft` prefixes live in embedding space. All start from
+    random one-hot vectors (for `simplex`: logits).
+
+    Reference:
+        Section 3: S = Delta A, R^|A| and the embedding space (Lester et al., 2021).
+
+    Example:
+        >>> Prefix("soft", 6).kind
+        'soft'
+    """
+
+    kind: str
+    length: int
+
+    def check(self, base: Predictor) -> None:
+        """Raise if this cannot be tuned."""
+        if self.kind not in KINDS:
+            raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {self.kind!r}.")
+        if type(self.length) is not int:
+            raise TypeError(f"`length` of a prefix must be an int, got {self.length!r}.")
+        if self.length < 1:
+            raise ValueError(f"`length` of a tuned prefix must be at least 1, got {self.length}.")
+
+    def init(self, key: jax.Array, base: Predictor) -> jax.Array:
+        """Random one-hot rows, [prefix, token] or [prefix, width]."""
+        width = base.network.embedding_width if self.kind == "soft" else base.num_tokens
+        return jax.nn.one_hot(jax.random.randint(key, (self.length,), 0, width), width)
+
+    def apply(self, base: Predictor, theta: jax.Array) -> Predictor:
+        """The base with theta as its prefix."""
+        if self.kind == "simplex":
+            theta = jax.nn.softmax(theta)
+        return base._replace(prefix=theta if self.kind == "soft" else base.embed(theta))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """EmbedWT, UnembedWT, Un+EmbedWT, FullWT: parts of the network, from their present values.
+
+    Example:
+        >>> Weights(("embedding", "unembedding")).parts
+        ('embedding', 'unembedding')
+    """
+
+    parts: tuple[str, ...]
+
+    def check(self, base: Predictor) -> None:
+        """Raise if this cannot be tuned."""
+        parts = self.parts if isinstance(self.parts, tuple) else ()  # a list has no hash
+        if not parts or not all(part in PARTS for part in parts):
+            raise ValueError(f"`parts` must be a tuple of {', '.join(PARTS)}, got {self.parts!r}.")
+
+    def init(self, key: jax.Array, base: Predictor) -> dict[str, Any]:
+        """The base's own weights of these parts."""
+        return {part: base.params[part] for part in self.parts}
+
+    def apply(self, base: Predictor, theta: dict[str, Any]) -> Predictor:
+        """The base with these parts replaced."""
+        return base._replace(params=base.params | theta)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """LoRAWT: W + A B on query, key, value and attention output of every block.
+
+    A starts LeCun-normal, B zero: at the start nothing has changed. No scaling factor.
+
+    Reference:
+        Hu et al., 2021; Section 4.1.
+
+    Example:
+        >>> LoRA(4).rank
+        4
+    """
+
+    rank: int
+
+    def check(self, base: Predictor) -> None:
+        """Raise if this cannot be tuned."""
+        if "blocks" not in base.params["torso"]:
+            raise ValueError(
+                f"LoRA is defined on a Transformer's attention, got `base` with a network of kind "
+                f"{type(base.network).__name__}; tune it with Weights(...) instead."
+            )
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"`rank` must be an int of at least 1, got {self.rank!r}.")
+
+    def init(self, key: jax.Array, base: Predictor) -> dict[str, Any]:
+        """A and B of every kernel, in the torso's own tree."""
+        blocks = base.params["torso"]["blocks"]
+        keys = jax.random.split(key, (len(blocks), len(_LORA_KERNELS)))
+        return {
+            block: {
+                name: self._init_kernel(keys[i, j], blocks[block]["attention"][name]["kernel"])
+                for j, name in enumerate(_LORA_KERNELS)
+            }
+            for i, block in enumerate(blocks)
+        }
+
+    def _init_kernel(self, key, kernel):
+        a = jax.nn.initializers.lecun_normal()(key, (kernel.shape[0], self.rank))
+        return {"a": a, "b": jnp.zeros((self.rank, kernel.shape[1]))}
+
+    def apply(self, base: Predictor, theta: dict[str, Any]) -> Predictor:
+        """The base with A B added to each kernel."""
+        blocks = dict(base.params["torso"]["blocks"])
+        for block, tuned in theta.items():
+            attention = dict(blocks[block]["attention"])
+            for name, ab in tuned.items():
+                attention[name] = {"kernel": attention[name]["kernel"] + ab["a"] @ ab["b"]}
+            blocks[block] = blocks[block] | {"attention": attention}
+        torso = base.params["torso"] | {"blocks": blocks}
+        return base._replace(params=base.params | {"torso": torso})
+
+
+METHODS = {
+    "HardPT": HardPrefix(6),
+    "SimplexPT": Prefix("simplex", 6),
+    "RealPT": Prefix("real", 6),
+    "SoftPT": Prefix("soft", 6),
+    "EmbedWT": Weights(("embedding",)),
+    "UnembedWT": Weights(("unembedding",)),
+    "Un+EmbedWT": Weights(("embedding", "unembedding")),
+    "FullWT": Weights(PARTS),
+    "LoRAWT": LoRA(4),
+}

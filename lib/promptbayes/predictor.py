@@ -1,0 +1,294 @@
+"""A predictor is a network, its weights and a prefix: tokens in, log-probabilities out.
+
+The untuned predictor has a prefix of no rows; prefix tuning frees the prefix, weight tuning frees
+weights. Here are also the pretrained predictors that come with the package.
+"""
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from . import networks
+from .networks import Architecture, Params
+from .tasks import check_tokens
+
+PRETRAINED = ("lstm", "transformer")
+_ARCHITECTURES = {"LSTM": networks.LSTM, "Transformer": networks.Transformer}
+
+
+class States(NamedTuple):
+    """Internal states of a predictor: the LSTM's cells, the Transformer's attention output."""
+
+    start: jax.Array  # [feature] after the empty context
+    prefix: jax.Array  # [prefix, feature] after each row of the prefix
+    content: jax.Array  # [batch, time, feature] after each token x_t
+
+
+class Predictor(NamedTuple):
+    """pi_theta( . | prefix, x_<t): a network, its weights, and a prefix in embedding space.
+
+    Example:
+        >>> import jax
+        >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
+        >>> predictor([[0, 1, 1]]).shape
+        (1, 3, 2)
+    """
+
+    network: Architecture
+    params: Params
+    prefix: jax.Array  # [prefix, width]; no rows where nothing is prefixed
+
+    def __call__(self, tokens) -> jax.Array:
+        """log pi(x_t | prefix, x_<t) in nats for every token that x_t could be.
+
+        Args:
+            tokens: integers [batch, time] in 0..num_tokens-1; nested lists will do.
+
+        Returns:
+            Log-probabilities [batch, time, token].
+
+        Raises:
+            TypeError, ValueError: `tokens` are not integers, of the wrong shape, or outside the
+                alphabet.
+
+        Reference:
+            Section 2, "Sequential predictor".
+        """
+        tokens = check_tokens(tokens, self.num_tokens, ranks=(2,))
+        return _log_probs(self, tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the alphabet."""
+        return self.network.num_tokens
+
+    def embed(self, vectors) -> jax.Array:
+        """Vectors [..., token], one-hot or not, through the embedding: [..., width]."""
+        embedding = self.params["embedding"]
+        embedded = jnp.asarray(vectors) @ embedding["kernel"]
+        return embedded + jnp.broadcast_to(embedding["bias"], embedded.shape)
+
+    def with_tokens(self, tokens) -> "Predictor":
+        """The same predictor with a hard prompt: the prefix becomes these tokens' embeddings.
+
+        Args:
+            tokens: integers [prefix].
+
+        Example:
+            >>> import jax
+            >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
+            >>> predictor.with_tokens([0, 0, 1]).prefix.shape
+            (3, 128)
+        """
+        tokens = check_tokens(tokens, self.num_tokens, ranks=(1,))
+        return self._replace(prefix=self.embed(jax.nn.one_hot(tokens, self.num_tokens)))
+
+    def states(self, tokens) -> States:
+        """Internal states while reading tokens [batch, time]; the prefix's own come apart."""
+        tokens = check_tokens(tokens, self.num_tokens, ranks=(2,))
+        return _states(self, tokens)
+
+
+@jax.jit
+def _log_probs(predictor: Predictor, tokens) -> jax.Array:
+    network = networks.bind(predictor.network, predictor.params)
+    return network.log_probs(tokens, predictor.prefix)
+
+
+@jax.jit
+def _states(predictor: Predictor, tokens) -> States:
+    network = networks.bind(predictor.network, predictor.params)
+    first = network.read_prefix(predictor.prefix)
+    content = network.read_content(tokens, first.memory)
+    return States(first.states[0, 0], first.states[0, 1:], content.states)
+
+
+def initialise(architecture: Architecture, key: jax.Array) -> Predictor:
+    """A predictor with random weights and no prefix.
+
+    Args:
+        architecture: `LSTM(...)`, `Transformer(...)` or your own.
+        key: a jax random key.
+
+    Reference:
+        Section 4.1; `networks` names the initialisers.
+
+    Example:
+        >>> import jax
+        >>> initialise(networks.Transformer(embedding_width=8), jax.random.key(1)).prefix.shape
+        (0, 8)
+    """
+    if not isinstance(architecture, Architecture):
+        raise TypeError(
+            f"`architecture` must be an Architecture such as LSTM() or Transformer(), "
+            f"got {architecture!r}."
+        )
+    check_key("key", key)
+    return Predictor(architecture, _initial_params(architecture, key), no_prefix(architecture))
+
+
+_initial_params = jax.jit(networks.initial_params, static_argnums=0)
+
+
+def is_key(key) -> bool:
+    """Whether this is one jax random key or an array of them."""
+    return isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def check_key(name: str, key) -> None:
+    """Raise unless this is one jax random key."""
+    if not is_key(key) or key.ndim:
+        raise TypeError(
+            f"`{name}` must be one jax random key such as jax.random.key(0), got {key!r}."
+        )
+
+
+def no_prefix(architecture: Architecture) -> jax.Array:
+    """The empty prefix, [0, width]."""
+    return jnp.zeros((0, architecture.embedding_width))
+
+
+def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> None:
+    """Write a predictor to a safetensors file, with its settings and a checksum.
+
+    Args:
+        path: file to write; replaced in one step, so it is never half-written.
+        predictor: what to save, prefix included.
+        settings: anything JSON can hold that says where the weights come from.
+    """
+    path = Path(path)
+    if not isinstance(predictor, Predictor):
+        raise TypeError(f"`predictor` must be a Predictor, got {predictor!r}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"`path` must lie in an existing folder, got {path}.")
+    tensors = _flatten({"params": predictor.params, "prefix": predictor.prefix})
+    architecture = {"name": type(predictor.network).__name__, **vars(predictor.network)}
+    metadata = {
+        "format": "promptbayes-predictor-1",
+        "architecture": json.dumps(architecture),
+        "settings": json.dumps(settings or {}),
+        "sha256": _checksum(tensors),
+    }
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        safetensors.numpy.save_file(tensors, unfinished, metadata)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)  # Ctrl-C, or a full disk
+
+
+def load(path) -> Predictor:
+    """Read a predictor that `save` wrote.
+
+    Raises:
+        FileNotFoundError: no file at `path`.
+        ValueError: the file is damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must name a weights file, got {path}: no such file.")
+    metadata, tensors = _read(path)
+    if _checksum(tensors) != metadata.get("sha256"):
+        raise ValueError(f"`path`: {path} is damaged: its numbers do not match their checksum.")
+    try:
+        fields = json.loads(metadata["architecture"])
+        name = fields.pop("name")
+        if name not in _ARCHITECTURES:
+            raise ValueError(f"a {name}, expected one of {', '.join(_ARCHITECTURES)}")
+        architecture = _ARCHITECTURES[name](**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"`path`: {path} holds no known architecture: {error}") from error
+    tree = _unflatten(tensors)
+    params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
+    prefix = jnp.zeros((len(tree["prefix"]), architecture.embedding_width))
+    if _shapes(tree) != _shapes({"params": params, "prefix": prefix}):
+        raise ValueError(f"`path`: {path} has weights of other shapes than its {name} needs.")
+    return Predictor(architecture, **tree)
+
+
+def settings(path) -> dict[str, Any]:
+    """The settings that `save` stored in a weights file."""
+    return json.loads(_read(Path(path))[0]["settings"])
+
+
+def load_pretrained(name: str, seed: int = 0) -> Predictor:
+    """A predictor pretrained on random coins at the paper's scale; it comes with the package.
+
+    Args:
+        name: `"lstm"` or `"transformer"`.
+        seed: which of the networks pretrained so; other seeds show the spread over pretraining.
+
+    Raises:
+        ValueError: an unknown name or seed, or a damaged file.
+
+    Reference:
+        Section 4.1, "Training and tuning details": 1000 steps, batch 256, length 100.
+
+    Example:
+        >>> load_pretrained("lstm").network.width
+        128
+    """
+    known = [seed for seed in range(100) if pretrained_path(name, seed).is_file()]
+    if seed not in known:
+        raise ValueError(f"`seed` must be one of {', '.join(map(str, known))}, got {seed!r}.")
+    return load(pretrained_path(name, seed))
+
+
+def pretrained_path(name: str, seed: int = 0) -> Path:
+    """Where the package keeps the weights of a pretrained predictor."""
+    if name not in PRETRAINED:
+        raise ValueError(f"`name` must be one of {', '.join(PRETRAINED)}, got {name!r}.")
+    file = f"{name}.safetensors" if seed == 0 else f"{name}-{seed}.safetensors"
+    return Path(str(files("promptbayes"))) / "weights" / file
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"`path`: {path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != "promptbayes-predictor-1":
+        raise ValueError(f"`path`: {path} is a safetensors file, but not one that save() wrote.")
+    return metadata, tensors
+
+
+def _checksum(tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].shape} {tensors[name].dtype}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _flatten(tree: Any, name: str = "") -> dict[str, np.ndarray]:
+    if not isinstance(tree, dict):
+        return {name: np.asarray(tree)}
+    flat = {}
+    for key, branch in tree.items():
+        flat |= _flatten(branch, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _unflatten(flat: dict[str, np.ndarray]) -> dict[Any, Any]:
+    tree: dict[Any, Any] = {}
+    for name, array in flat.items():
+        *path, leaf = [int(key) if key.isdigit() else key for key in name.split(".")]
+        branch = tree
+        for key in path:
+            branch = branch.setdefault(key, {})
+        branch[leaf] = jnp.asarray(array)
+    return tree
+
+
+def _shapes(tree) -> Any:
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)

@@ -1,0 +1,612 @@
+"""Task distributions over token sequences: sampler, exact Bayes predictor, posterior.
+
+A task is a probability vector tau over the tokens; given tau, tokens are drawn independently.
+A task distribution P(tau) is a Dirichlet density or a finite mixture of such vectors.
+Conditioning either on a prompt gives the same kind of task distribution again, so "prompting is
+conditioning" is one method, `posterior`. With two tokens, token 1 is "heads" and tau is its
+probability.
+
+The constructors (`coin`, `coin_mixture`, `random_coins`, `dirichlet`, `mixture`) validate and hold
+float64 numpy arrays, from which `exact` computes without rounding to float32. The classes validate
+no field, because they cross `jax.jit`: their numbers are data, so a task rebuilt with other
+numbers does not retrace.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Entries of one [batch, time, component] intermediate (64 MiB in float32): a larger batch is
+# worked through in pieces, so that a fine grid of components fits in memory.
+_MAX_INTERMEDIATE = 2**24
+
+
+class Sequences(NamedTuple):
+    """Sampled sequences beside what the oracle, who knows tau, predicts for them.
+
+    Attributes:
+        tokens: x_1, ..., x_N, int32 [batch, time].
+        log_source: log p(x_t = a | tau) for every token a, in nats, [batch, time, token].
+    """
+
+    tokens: jax.Array
+    log_source: jax.Array
+
+
+class DirichletCategorical(NamedTuple):
+    """tau ~ Dirichlet(alpha), then x_t ~ Categorical(tau); with alpha = (1, 1) the random coins.
+
+    Attributes:
+        alpha: prior pseudo-counts, p(tau) proportional to prod_a tau_a^(alpha_a - 1), [token];
+            [batch, token] after a batch of prompts, one row for each.
+
+    Example:
+        >>> random_coins().posterior([1, 0, 0]).alpha.tolist()
+        [3.0, 2.0]
+    """
+
+    alpha: np.ndarray | jax.Array
+
+    @property
+    def num_tokens(self) -> int:
+        """The size |A| of the alphabet."""
+        return self.alpha.shape[-1]
+
+    def sample(self, key: jax.Array, num_sequences: int, length: int) -> Sequences:
+        """Draw one tau for each sequence from the prior, then its tokens independently.
+
+            tau ~ Dirichlet(alpha),   x_t ~ Categorical(tau),   t = 1, ..., length
+
+        Args:
+            key: jax random key.
+            num_sequences: number of sequences; static under `jax.jit`. A task with a batch axis
+                gives one sequence per row, so it must then be that many.
+            length: tokens per sequence; static under `jax.jit`.
+
+        Returns:
+            `Sequences` with tokens [num_sequences, length].
+
+        Raises:
+            TypeError: if `num_sequences` or `length` is not an integer.
+            ValueError: if either is below 1, or `num_sequences` does not fit the batch axis.
+
+        Example:
+            >>> random_coins().sample(jax.random.key(0), 4, 10).tokens.shape
+            (4, 10)
+
+        References:
+            Genewein et al. (2025), Section 4.1.
+        """
+        _check_sizes(self, num_sequences, length)
+        return _sample_dirichlet(self.alpha, key, num_sequences, length)
+
+    def predict(self, tokens) -> jax.Array:
+        """Predict each token from those before it, averaging tau over its posterior.
+
+            p(x_t = a | x_<t) = (alpha_a + k_a) / (sum_b alpha_b + t - 1),   k_a = #{s < t: x_s = a}
+
+        With alpha = (1, 1) this is Laplace's rule.
+
+        Args:
+            tokens: sequences of integers below `num_tokens`, [batch, time].
+
+        Returns:
+            log p(x_t = a | x_<t) in nats for every a, before seeing x_t, [batch, time, token].
+
+        Raises:
+            TypeError: if `tokens` are not integers.
+            ValueError: if `tokens` are not [batch, time] or hold something outside the alphabet
+                (values are checked only outside `jax.jit`).
+
+        Example:
+            >>> print(np.exp(random_coins().predict([[1, 1, 0]]))[0, :, 1].round(3))
+            [0.5   0.667 0.75 ]
+
+        References:
+            Genewein et al. (2025), Eq. 2.
+        """
+        return _predict_dirichlet(self, _check_tokens(self, tokens, ranks=(2,)))
+
+    def posterior(self, tokens) -> "DirichletCategorical":
+        """Condition on a prompt: the task distribution that remains after `tokens`.
+
+            p(tau | s) = Dirichlet(alpha + k(s)),   k_a(s) = #{t: s_t = a}
+
+        Args:
+            tokens: one prompt [time], possibly empty, or a batch of prompts [batch, time].
+
+        Returns:
+            `DirichletCategorical`; for a batch, with a leading batch axis. Outside `jax.jit` it
+            is computed in float64.
+
+        Raises:
+            TypeError: if `tokens` are not integers.
+            ValueError: if `tokens` have another rank or hold something outside the alphabet.
+
+        Example:
+            >>> random_coins().posterior([[0, 0], [1, 1]]).alpha.tolist()
+            [[3.0, 1.0], [1.0, 3.0]]
+
+        References:
+            Genewein et al. (2025), Section 3 and Appendix E.
+        """
+        tokens = _check_tokens(self, tokens, ranks=(1, 2))
+        return _condition(self, tokens, _posterior_dirichlet)
+
+
+class CategoricalMixture(NamedTuple):
+    """tau is one of finitely many vectors, tau = probs[c] with probability weights[c].
+
+    One component is a single coin; many on a fine grid approximate any prior (with a gap, say).
+
+    Attributes:
+        weights: P(c), prior probability of each component, [component]; [batch, component] after
+            a batch of prompts.
+        probs: p(x_t = a | c), [component, token]; [batch, component, token] after a batch of
+            prompts.
+
+    Example:
+        >>> coin_mixture([0.2, 0.8]).posterior([1]).weights.round(3).tolist()
+        [0.2, 0.8]
+    """
+
+    weights: np.ndarray | jax.Array
+    probs: np.ndarray | jax.Array
+
+    @property
+    def num_tokens(self) -> int:
+        """The size |A| of the alphabet."""
+        return self.probs.shape[-1]
+
+    def sample(self, key: jax.Array, num_sequences: int, length: int) -> Sequences:
+        """Draw one component for each sequence, then its tokens independently.
+
+            c ~ Categorical(weights),   x_t ~ Categorical(probs[c]),   t = 1, ..., length
+
+        Args:
+            key: jax random key.
+            num_sequences: number of sequences; static under `jax.jit`. A task with a batch axis
+                gives one sequence per row, so it must then be that many.
+            length: tokens per sequence; static under `jax.jit`.
+
+        Returns:
+            `Sequences` with tokens [num_sequences, length].
+
+        Raises:
+            TypeError: if `num_sequences` or `length` is not an integer.
+            ValueError: if either is below 1, or `num_sequences` does not fit the batch axis.
+
+        Example:
+            >>> coin(0.0).sample(jax.random.key(0), 1, 4).tokens.tolist()
+            [[0, 0, 0, 0]]
+
+        References:
+            Genewein et al. (2025), Section 4.1.
+        """
+        _check_sizes(self, num_sequences, length)
+        return _sample_mixture(self.weights, self.probs, key, num_sequences, length)
+
+    def predict(self, tokens) -> jax.Array:
+        """Predict each token from those before it, averaging over the posterior of components.
+
+            p(x_t = a | x_<t) = sum_c P(c | x_<t) probs[c, a],
+            P(c | x_<t) proportional to weights[c] prod_b probs[c, b]^k_b,   k_b = #{s < t: x_s = b}
+
+        After a history that no component can produce the posterior is undefined, 0/0; every
+        token then gets log-probability -inf, so that the sum of log-probabilities is still that
+        of the sequence, -inf, and no NaN appears.
+
+        Args:
+            tokens: sequences of integers below `num_tokens`, [batch, time].
+
+        Returns:
+            log p(x_t = a | x_<t) in nats for every a, before seeing x_t, [batch, time, token].
+
+        Raises:
+            TypeError: if `tokens` are not integers.
+            ValueError: if `tokens` are not [batch, time] or hold something outside the alphabet
+                (values are checked only outside `jax.jit`).
+
+        Example:
+            >>> print(np.exp(coin_mixture([0.2, 0.8]).predict([[1, 1]]))[0, :, 1].round(2))
+            [0.5  0.68]
+
+        References:
+            Genewein et al. (2025), Eq. 2.
+        """
+        return _predict_mixture(self, _check_tokens(self, tokens, ranks=(2,)))
+
+    def posterior(self, tokens) -> "CategoricalMixture":
+        """Condition on a prompt: the same components, weighted by how well they explain it.
+
+            P(c | s) proportional to weights[c] prod_a probs[c, a]^k_a(s),   k_a(s) = #{t: s_t = a}
+
+        Args:
+            tokens: one prompt [time], possibly empty, or a batch of prompts [batch, time].
+
+        Returns:
+            `CategoricalMixture`; for a batch, with a leading batch axis on both fields. Outside
+            `jax.jit` it is computed in float64. Inside, a prompt that no component can produce
+            gives weights that are all 0, and `predict` then gives -inf.
+
+        Raises:
+            TypeError: if `tokens` are not integers.
+            ValueError: if `tokens` have another rank, hold something outside the alphabet, or
+                are impossible under every component (the last two only outside `jax.jit`).
+
+        Example:
+            >>> coin_mixture([0.5, 1.0]).posterior([[1], [0]]).weights.round(3).tolist()
+            [[0.333, 0.667], [1.0, 0.0]]
+
+        References:
+            Genewein et al. (2025), Section 3 and Appendix E.
+        """
+        tokens = _check_tokens(self, tokens, ranks=(1, 2))
+        posterior = _condition(self, tokens, _posterior_mixture)
+        if not isinstance(posterior.weights, jax.core.Tracer):
+            lost = np.flatnonzero(np.atleast_1d(np.sum(posterior.weights, axis=-1) == 0))
+            if lost.size:
+                where = f" (row {lost[0]} of the batch)" if tokens.ndim == 2 else ""
+                raise ValueError(
+                    f"`tokens` must be possible under at least one component, got a prompt{where} "
+                    "that has probability 0 under all of them."
+                )
+        return posterior
+
+
+def coin(p: float) -> CategoricalMixture:
+    """One coin that shows heads (token 1) with known probability p.
+
+        P(tau) = delta(tau - p)
+
+    Args:
+        p: probability of token 1, between 0 and 1.
+
+    Returns:
+        A `CategoricalMixture` with one component.
+
+    Raises:
+        TypeError: if `p` is not a real number.
+        ValueError: if `p` is not a single number between 0 and 1.
+
+    Example:
+        >>> coin(0.2).probs.tolist()
+        [[0.8, 0.2]]
+
+    References:
+        Genewein et al. (2025), Section 4.1, "Single coin".
+    """
+    p = _real("p", p, ndim=0)
+    _check_probabilities("p", p)
+    return coin_mixture(p[None])
+
+
+def coin_mixture(probs, weights=None) -> CategoricalMixture:
+    """A coin drawn from finitely many known ones.
+
+        P(tau) = sum_c weights[c] delta(tau - probs[c])
+
+    Args:
+        probs: probability of token 1 for each coin, [component].
+        weights: prior probability of each coin, [component]; equal if left out.
+
+    Returns:
+        A `CategoricalMixture`.
+
+    Raises:
+        TypeError: if an argument does not hold real numbers.
+        ValueError: if a number is not a probability, the weights do not sum to 1, or the two
+            lengths differ.
+
+    Example:
+        >>> coin_mixture([0.2, 0.8]).weights.tolist()
+        [0.5, 0.5]
+
+    References:
+        Genewein et al. (2025), Section 4.1, "Two-coin mixture".
+    """
+    probs = _real("probs", probs, ndim=1)
+    _check_probabilities("probs", probs)
+    if weights is None:
+        weights = np.full(probs.shape, 1.0 / probs.size)
+    return mixture(weights, np.stack([1.0 - probs, probs], axis=-1))
+
+
+def random_coins() -> DirichletCategorical:
+    """A coin with unknown bias, all biases equally likely; its Bayes predictor is Laplace's rule.
+
+        P(tau) = Beta(tau; 1, 1) = 1 on [0, 1]
+
+    Returns:
+        A `DirichletCategorical` over two tokens.
+
+    Example:
+        >>> random_coins().alpha.tolist()
+        [1.0, 1.0]
+
+    References:
+        Genewein et al. (2025), Section 4.1, "Random coins".
+    """
+    return dirichlet([1.0, 1.0])
+
+
+def dirichlet(alpha) -> DirichletCategorical:
+    """An unknown probability vector with a Dirichlet prior.
+
+        p(tau) proportional to prod_a tau_a^(alpha_a - 1)
+
+    Args:
+        alpha: pseudo-count of each token, finite and above 0, [token]; for coins
+            (tails, heads), so Beta(a, b) for the heads probability is `dirichlet([b, a])`.
+
+    Returns:
+        A `DirichletCategorical`.
+
+    Raises:
+        TypeError: if `alpha` does not hold real numbers.
+        ValueError: if an entry is not finite and above 0, or there are fewer than two.
+
+    Example:
+        >>> dirichlet([0.5, 0.5, 0.5]).num_tokens
+        3
+
+    References:
+        Genewein et al. (2025), Appendix E, "Beta-Bernoulli".
+    """
+    alpha = _real("alpha", alpha, ndim=1)
+    _check_alphabet("alpha", alpha)
+    if not np.all(alpha > 0):
+        raise ValueError(f"`alpha` must be above 0 everywhere, got {alpha.min()}.")
+    return DirichletCategorical(_frozen(alpha))
+
+
+def mixture(weights, probs) -> CategoricalMixture:
+    """A finite mixture of known probability vectors over any alphabet.
+
+        P(tau) = sum_c weights[c] delta(tau - probs[c])
+
+    Args:
+        weights: prior probability of each component, [component].
+        probs: token probabilities of each component, [component, token]; zeros are allowed.
+
+    Returns:
+        A `CategoricalMixture`. Weights and rows that sum to 1 only up to rounding are divided by
+        their sum.
+
+    Raises:
+        TypeError: if an argument does not hold real numbers.
+        ValueError: if a number is not a probability, a sum is not 1, or the shapes do not fit.
+
+    Example:
+        >>> mixture([0.5, 0.5], [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]).num_tokens
+        3
+
+    References:
+        Genewein et al. (2025), Eq. 1 for finitely many tasks.
+    """
+    weights = _real("weights", weights, ndim=1)
+    probs = _real("probs", probs, ndim=2)
+    _check_alphabet("probs", probs)
+    _check_probabilities("weights", weights)
+    _check_probabilities("probs", probs)
+    if weights.shape != probs.shape[:1]:
+        raise ValueError(
+            f"`weights` must have one entry for each of the {probs.shape[0]} components, "
+            f"got {weights.shape[0]}."
+        )
+    return CategoricalMixture(
+        _frozen(_normalised("weights", weights)), _frozen(_normalised("probs", probs))
+    )
+
+
+# Sampling and prediction, one compiled function each.
+
+
+@partial(jax.jit, static_argnames=("num_sequences", "length"))
+def _sample_dirichlet(alpha, key, num_sequences, length):
+    key_tau, key_tokens = jax.random.split(key)
+    alpha = jnp.broadcast_to(jnp.asarray(alpha), (num_sequences, alpha.shape[-1]))
+    # Dirichlet variables are normalised gamma variables; in logarithms a tiny alpha cannot give
+    # log 0, nor 0/0 when every gamma underflows.
+    log_tau = jax.nn.log_softmax(jax.random.loggamma(key_tau, alpha), axis=-1)
+    return _sample_tokens(key_tokens, log_tau, length)
+
+
+@partial(jax.jit, static_argnames=("num_sequences", "length"))
+def _sample_mixture(weights, probs, key, num_sequences, length):
+    key_tau, key_tokens = jax.random.split(key)
+    component = jax.random.categorical(key_tau, jnp.log(weights), shape=(num_sequences,))
+    if probs.ndim == 3:  # a batch of tasks: row b draws from task b
+        tau = jax.vmap(lambda rows, c: rows[c])(probs, component)
+    else:
+        tau = jnp.asarray(probs)[component]
+    return _sample_tokens(key_tokens, jnp.log(tau), length)
+
+
+def _sample_tokens(key, log_tau, length):
+    """Independent tokens for each row of log_tau [batch, token]."""
+    log_source = jnp.broadcast_to(log_tau[:, None, :], (log_tau.shape[0], length, log_tau.shape[1]))
+    return Sequences(jax.random.categorical(key, log_source).astype(jnp.int32), log_source)
+
+
+@jax.jit
+def _predict_dirichlet(task, tokens):
+    def one_sequence(alpha, tokens):
+        pseudo_counts = alpha[None, :] + _counts_before(tokens, alpha.shape[-1], alpha.dtype)
+        return jnp.log(pseudo_counts) - jnp.log(jnp.sum(pseudo_counts, axis=-1, keepdims=True))
+
+    alpha = jnp.asarray(task.alpha)
+    return jax.vmap(one_sequence, in_axes=(0 if alpha.ndim == 2 else None, 0))(alpha, tokens)
+
+
+@jax.jit
+def _predict_mixture(task, tokens):
+    def one_sequence(task, tokens):
+        weights, probs = task
+        counts = _counts_before(tokens, probs.shape[-1], probs.dtype)
+        posterior = _component_posterior(jnp, weights[None, :], probs, counts)
+        return jnp.log(jnp.matmul(posterior, probs, precision="highest"))
+
+    task = CategoricalMixture(*map(jnp.asarray, task))
+    size = max(1, tokens.shape[1] * task.probs.shape[-2])
+    pieces = min(tokens.shape[0], max(1, _MAX_INTERMEDIATE // size))
+    if task.weights.ndim == 2:
+        return jax.lax.map(lambda pair: one_sequence(*pair), (task, tokens), batch_size=pieces)
+    return jax.lax.map(lambda row: one_sequence(task, row), tokens, batch_size=pieces)
+
+
+def _counts_before(tokens, num_tokens, dtype):
+    """How often each token came up before each time, [time, token]."""
+    seen = jax.nn.one_hot(tokens, num_tokens, dtype=dtype)
+    return jnp.cumsum(seen, axis=0) - seen
+
+
+# Conditioning. Written once for numpy (float64, outside jit) and jax.numpy (inside).
+
+
+def _condition(task, tokens, rule):
+    """Apply rule(xp, task, counts) in float64 numpy, or in jax where something is traced."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in (*task, tokens))
+    xp = jnp if traced else np
+    task = type(task)(*(xp.asarray(leaf) if traced else np.asarray(leaf, float) for leaf in task))
+    alphabet = xp.arange(task.num_tokens).reshape((1,) * tokens.ndim + (-1,))
+    counts = xp.sum(xp.asarray(tokens)[..., None] == alphabet, axis=-2).astype(task[0].dtype)
+    return rule(xp, task, counts)
+
+
+def _posterior_dirichlet(xp, task, counts):
+    ndim = max(task.alpha.ndim, counts.ndim)
+    return DirichletCategorical(_as_rank(task.alpha, ndim) + _as_rank(counts, ndim))
+
+
+def _posterior_mixture(xp, task, counts):
+    weights, probs = task
+    ndim = max(weights.ndim, counts.ndim)
+    # One row of counts as a matrix [1, token], so that it multiplies one task's components.
+    posterior = _component_posterior(
+        xp, _as_rank(weights, ndim)[..., None, :], probs, counts[..., None, :]
+    )[..., 0, :]
+    return CategoricalMixture(
+        posterior, xp.broadcast_to(probs, (*posterior.shape, probs.shape[-1]))
+    )
+
+
+def _component_posterior(xp, weights, probs, counts):
+    """P(c | counts), [..., time, component]; all zero where the counts are impossible.
+
+    weights [..., 1 or time, component], probs [..., component, token], counts [..., time, token].
+    """
+    precision = {"precision": "highest"} if xp is jnp else {}  # no TF32 on accelerators
+    columns = xp.swapaxes(probs, -1, -2)
+    # 0 * log 0 is taken as 0; what a component cannot produce is excluded afterwards.
+    log_probs = xp.log(xp.where(columns > 0, columns, 1))
+    log_likelihood = xp.matmul(counts, log_probs, **precision)
+    excluded = xp.matmul(counts, (columns == 0).astype(probs.dtype), **precision) > 0
+    possible = (weights > 0) & ~excluded
+    log_joint = xp.where(
+        possible, xp.log(xp.where(weights > 0, weights, 1)) + log_likelihood, -xp.inf
+    )
+    largest = xp.max(log_joint, axis=-1, keepdims=True)
+    joint = xp.exp(log_joint - xp.where(xp.isfinite(largest), largest, 0))
+    total = xp.sum(joint, axis=-1, keepdims=True)
+    return joint / xp.where(total > 0, total, 1)
+
+
+def _as_rank(array, ndim):
+    """Add leading axes of length 1."""
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+# Validation, at the public entries only.
+
+
+def _check_sizes(task, num_sequences, length):
+    for name, value in (("num_sequences", num_sequences), ("length", length)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if task[0].ndim == 2 and task[0].shape[0] != num_sequences:
+        raise ValueError(
+            f"`num_sequences` must be the task's batch size {task[0].shape[0]}, "
+            f"got {num_sequences}."
+        )
+
+
+def _check_tokens(task, tokens, ranks):
+    tokens = check_tokens(tokens, task.num_tokens, ranks)
+    if task[0].ndim == 2 and tokens.ndim == 2 and task[0].shape[0] != tokens.shape[0]:
+        raise ValueError(
+            f"`tokens` must have the task's batch size {task[0].shape[0]}, got {tokens.shape[0]}."
+        )
+    return tokens
+
+
+def check_tokens(tokens, num_tokens, ranks):
+    """Tokens as an integer array; values are looked at only where they are known."""
+    if not isinstance(tokens, jax.Array):
+        tokens = np.asarray(tokens)
+        if tokens.size == 0 and tokens.dtype == float:  # an empty list has no integer in it
+            tokens = tokens.astype(np.int32)
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise TypeError(f"`tokens` must be integers, got dtype {tokens.dtype}.")
+    if tokens.ndim not in ranks:
+        expected = " or ".join({1: "[time]", 2: "[batch, time]"}[rank] for rank in ranks)
+        raise ValueError(f"`tokens` must be {expected}, got shape {tokens.shape}.")
+    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
+        lowest, highest = int(tokens.min()), int(tokens.max())
+        if lowest < 0 or highest >= num_tokens:
+            raise ValueError(
+                f"`tokens` must be between 0 and {num_tokens - 1}, "
+                f"got values from {lowest} to {highest}."
+            )
+    return tokens
+
+
+def _real(name, values, ndim):
+    """A float64 array of the given rank with finite entries."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"`{name}` must be a regular array, got rows of unequal length.") from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"`{name}` must hold real numbers, got {values!r}.")
+    array = array.astype(np.float64)
+    if array.ndim != ndim:
+        expected = {0: "a single number", 1: "a vector", 2: "a matrix"}[ndim]
+        raise ValueError(f"`{name}` must be {expected}, got shape {array.shape}.")
+    if array.size == 0:
+        raise ValueError(f"`{name}` must not be empty, got shape {array.shape}.")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"`{name}` must be finite, got {values!r}.")
+    return array
+
+
+def _check_alphabet(name, array):
+    if array.shape[-1] < 2:
+        raise ValueError(f"`{name}` must cover at least 2 tokens, got {array.shape[-1]}.")
+
+
+def _check_probabilities(name, array):
+    if np.any((array < 0) | (array > 1)):
+        wrong = array[(array < 0) | (array > 1)][0]
+        raise ValueError(f"`{name}` must be between 0 and 1, got {wrong}.")
+
+
+def _normalised(name, array):
+    """Probabilities divided by their sum, which may differ from 1 by float32 rounding only."""
+    total = np.sum(array, axis=-1, keepdims=True)
+    # Each of n float32 numbers is off by at most 2^-24 of itself, so their sum by 2^-24; the
+    # factor 16 leaves room for numbers that were computed, not typed.
+    if np.any(np.abs(total - 1) > 16 * 2.0**-24):
+        worst = total.flat[np.argmax(np.abs(total - 1))]
+        raise ValueError(f"`{name}` must sum to 1, got a sum of {worst}.")
+    return array / total
+
+
+def _frozen(array):
+    array.setflags(write=False)
+    return array
