@@ -4,70 +4,138 @@ Each command has `--help` with an example.
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import platform
 import time
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from . import networks, predictor
-from .tasks import random_coins
+from . import experiments, predictor, results
 from .tuning import PRETRAINING, pretrain
-
-ARCHITECTURES = {"lstm": networks.LSTM(), "transformer": networks.Transformer()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m promptbayes", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
+    for add in (_add_pretrain, _add_reproduce):
+        add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(
+            130, "Stopped; what was finished is kept. The same command goes on from there.\n"
+        )
 
+
+def _add_pretrain(commands) -> None:
     command = commands.add_parser(
         "pretrain",
         help="pretrain the networks at the paper's scale",
         epilog="example: python -m promptbayes pretrain lstm --seed 1",
     )
-    command.add_argument("networks", nargs="*", help=f"of {', '.join(ARCHITECTURES)}; all if none")
-    command.add_argument("--seed", type=int, default=0, help="0 is the network that is shipped")
-    command.set_defaults(run=run_pretrain)
+    command.add_argument(
+        "networks",
+        nargs="*",
+        help=f"of {', '.join(experiments.ARCHITECTURES)}; lstm and transformer if left out",
+    )
+    command.add_argument("--seed", type=int, help="of the network; the shipped one's if left out")
+    command.set_defaults(run=_pretrain)
 
-    options = parser.parse_args(arguments)
-    options.run(options)
 
-
-def run_pretrain(options) -> None:
+def _pretrain(options) -> None:
     """Pretrain on random coins and write the weights into the package."""
-    for name in options.networks or ARCHITECTURES:
-        if name not in ARCHITECTURES:
-            raise SystemExit(f"`networks` must be of {', '.join(ARCHITECTURES)}, got {name!r}.")
+    for name in options.networks or experiments.NETWORKS:
+        path = predictor.pretrained_path(name, options.seed)
+        seed = predictor.PRETRAINED[name] if options.seed is None else options.seed
         began = time.perf_counter()
         trained = pretrain(
-            ARCHITECTURES[name], random_coins(), PRETRAINING, jax.random.key(options.seed)
+            experiments.ARCHITECTURES[name],
+            experiments.TASKS["random-coins"],
+            PRETRAINING,
+            jax.random.key(seed),
         )
         settings = {
-            "task": "random coins: Beta(1, 1)",
+            "task": "random-coins",
             "training": vars(PRETRAINING),
-            "seed": options.seed,
+            "seed": seed,
             "losses": [round(float(loss), 3) for loss in np.asarray(trained.losses[0])],
-            **provenance(time.perf_counter() - began),
+            **experiments.provenance(time.perf_counter() - began),
         }
-        path = predictor.pretrained_path(name, options.seed)
         path.parent.mkdir(exist_ok=True)
         predictor.save(path, trained.predictor(0), settings)
         print(f"{path}: {settings['losses'][-1]} nats per sequence after {settings['seconds']} s")
 
 
-def provenance(seconds: float) -> dict:
-    """Where and with what something was computed."""
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
-        "device": jax.devices()[0].device_kind,
-        "machine": platform.machine(),
-        "seconds": round(seconds),
-        "date": datetime.date.today().isoformat(),
-    }
+def _add_reproduce(commands) -> None:
+    command = commands.add_parser(
+        "reproduce",
+        help="run the paper's experiments; what is finished is skipped",
+        epilog="example: python -m promptbayes reproduce single-coin --network lstm "
+        "--methods SoftPT FullWT --repetitions 3",
+    )
+    command.add_argument(
+        "settings", nargs="*", help=f"of {', '.join(experiments.SETTINGS)}; all if left out"
+    )
+    command.add_argument("--network", choices=experiments.NETWORKS, help="both if left out")
+    command.add_argument("--methods", nargs="+", help="all of the setting if left out")
+    command.add_argument("--repetitions", type=int, help="how many; the paper's if left out")
+    command.add_argument("--network-seed", type=int, help="which pretrained network")
+    command.add_argument("--shard", default="1/1", help="i/n: only every n-th cell, from the i-th")
+    command.add_argument("--folder", help="where to keep results; the package's if left out")
+    command.set_defaults(run=_reproduce)
+
+
+def _reproduce(options) -> None:
+    """Run every missing repetition of every chosen cell, a block at a time."""
+    cells = list(_cells(options))
+    total = sum(len(missing) for _, missing in cells)
+    block_size = max(1, len(jax.devices()))
+    with tqdm(total=total, unit="repetition", desc="reproduce") as bar:
+        for cell, missing in cells:
+            path = results.cell_path(*cell, options.network_seed, options.folder)
+            while missing:
+                block, missing = missing[:block_size], missing[block_size:]
+                bar.set_postfix_str("/".join(cell))
+                results.append(
+                    path,
+                    experiments.run_cell(
+                        *cell, block, network_seed=options.network_seed, progress=False
+                    ),
+                )
+                bar.update(len(block))
+
+
+def _cells(options):
+    """Chosen cells with the repetitions they lack."""
+    try:
+        index, count = map(int, options.shard.split("/"))
+        assert 1 <= index <= count
+    except (ValueError, AssertionError):
+        raise ValueError(f"`--shard` must be i/n with 1 <= i <= n, got {options.shard}.") from None
+    known = {method for setting in experiments.SETTINGS.values() for method in setting.methods}
+    for method in options.methods or []:
+        if method not in known:
+            raise ValueError(f"`--methods` must be of {', '.join(sorted(known))}, got {method}.")
+    cells = [
+        (name, network, method)
+        for name in options.settings or experiments.SETTINGS
+        for network in ([options.network] if options.network else experiments.NETWORKS)
+        for method in experiments.setting_of(name).methods_for(network)
+        if not options.methods or method in options.methods
+    ]
+    for cell in cells[index - 1 :: count]:
+        wanted = experiments.SETTINGS[cell[0]].repetitions
+        if options.repetitions is not None:
+            wanted = options.repetitions
+        if cell[2] == "NoTuning":
+            wanted = 1  # nothing about it is random
+        path = results.cell_path(*cell, options.network_seed, options.folder)
+        have = set(results.read(path).repetition.values.tolist()) if path.is_file() else set()
+        yield cell, [r for r in range(wanted) if r not in have]
 
 
 if __name__ == "__main__":

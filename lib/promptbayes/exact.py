@@ -108,7 +108,7 @@ def regret_curve(predictor_task: Task, source_task: Task, length: int) -> np.nda
     Example:
         >>> from promptbayes.tasks import coin, random_coins
         >>> print(regret_curve(random_coins(), coin(0.5), 3).round(4))
-        [0.     0.0589 0.131 ]
+        [0.     0.0589 0.1308]
 
     References:
         Genewein et al. (2025), Eq. 10 and the curves of Fig. 1.
@@ -286,16 +286,17 @@ def hard_prompts(
 def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
     """The pseudo-counts with which a conjugate counter predicts a source best.
 
-        alpha* = argmin_alpha R(N; Dirichlet(alpha)),   p(x_t = a | x_<t) = (alpha_a + k_a) / (A + t - 1)
+        alpha* = argmin_alpha R(N; Dirichlet(alpha)),
+        p(x_t = a | x_<t) = (alpha_a + k_a) / (A + t - 1),   A = sum_a alpha_a
 
-    Let T be the variance of tau summed over tokens, each divided by the token's mean. At alpha =
-    mean / e the slope of the regret in e tends to -N (N - 1) T / 2 as e goes to 0. So for N >= 2
-    finite counts are best as soon as tau varies at all.
+    For N >= 2 finite counts are best as soon as tau varies at all: with T = sum_a Var(tau_a) /
+    E(tau_a) and alpha = E(tau) / e, the slope of the regret in e is -N (N - 1) T / 2 at e = 0.
 
     A single coin has no minimiser: the regret falls to 0 as alpha grows along the coin's
-    probabilities. The limit is returned: `regret` 0.0, `alpha` infinite, `mean` its direction.
-    A mixture of coins that each always show one token is the other limit, alpha = 0. A token that
-    never occurs gets alpha 0. For N = 1 only the mean matters, and alpha = mean is returned.
+    probabilities. The limit is returned: `regret` 0.0, `alpha` infinite, `mean` its direction. So
+    it is for coins that float64 cannot tell from one. A mixture of coins that each always show one
+    token is the other limit, alpha = 0. A token that never occurs gets alpha 0. For N = 1 only the
+    mean matters, and alpha = mean is returned.
 
     Args:
         source_task: the task distribution that the sequences come from.
@@ -321,17 +322,25 @@ def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
     source_task = _check_task("source_task", source_task)
     length = _check_length("length", length)
     if isinstance(source_task, DirichletCategorical):  # the Bayes predictor is such a counter
-        alpha = source_task.alpha
+        alpha = np.asarray(source_task.alpha)
         return PseudoCounts(alpha, alpha / alpha.sum(), _counter_regret(source_task, alpha, length))
-    used = source_task.probs[source_task.weights > 0]
-    mean = source_task.weights @ source_task.probs
-    if np.all(used == used[0]):
-        return PseudoCounts(np.where(mean > 0, np.inf, 0.0), mean, 0.0)
-    if np.all((used == 0) | (used == 1)):  # the first token says it all: regret H(first token)
-        return PseudoCounts(np.zeros_like(mean), mean, float(np.sum(special.entr(mean))))
+    mean = np.asarray(source_task.weights @ source_task.probs)
+    used = source_task.weights > 0
+    if np.all((source_task.probs[used] == 0) | (source_task.probs[used] == 1)):
+        # The first token says it all: regret H(first token), which is 0 for a single coin.
+        limit = np.where(mean == 1, np.inf, 0.0)
+        return PseudoCounts(limit, mean, float(np.sum(special.entr(mean))))
+    start = _moment_match(source_task, mean)
+    # In the logarithm of the mass A the curvature is about (N / A)^2. It is a sum of about N terms,
+    # each off by about N 2^-53 because it comes from a sum of N logarithms. At A = 2^20 that leaves
+    # three digits; beyond, A is unknown, and finite counts could save at most (N / 2A)^2 nats.
+    if not start.sum() < 2.0**20:
+        limit = np.where(mean > 0, np.inf, 0.0)
+        regret = length * np.sum(source_task.weights @ special.rel_entr(source_task.probs, mean))
+        return PseudoCounts(limit, mean, float(regret))
     alpha = mean.copy()
     if length > 1:
-        alpha[mean > 0] = _minimise(_tails(source_task, length)[mean > 0], _start(source_task))
+        alpha[mean > 0] = _minimise(_tails(source_task, length)[mean > 0], start[mean > 0])
     return PseudoCounts(alpha, mean, _counter_regret(source_task, alpha, length))
 
 
@@ -371,7 +380,7 @@ def _expected_excess(log_prob, log_better, log_worse):
 
 
 def _log_rising(start, length):
-    """log of start (start + 1) ... (start + k - 1) for k = 0, ..., length, [..., k].
+    """Log of start (start + 1) ... (start + k - 1) for k = 0, ..., length, [..., k].
 
     Sums of logarithms, not differences of log-gammas: these cancel when start is large.
     """
@@ -391,7 +400,7 @@ def _log_marginal(task, counts):
 
 
 def _log_joint(task, counts):
-    """log weights[c] + log p(x | c) for one sequence, [count, component]."""
+    """Log weights[c] + log p(x | c) for one sequence, [count, component]."""
     with np.errstate(divide="ignore"):
         log_joint = np.tile(np.log(task.weights), (len(counts), 1))
     for a in range(task.num_tokens):
@@ -488,12 +497,11 @@ def _counter_regret(source_task, alpha, length):
     return float(-length * _expected_entropy(source_task) - log_predictor)
 
 
-def _start(task):
-    """Pseudo-counts with the mean and the total variance of tau, for the tokens that occur."""
-    mean = task.weights @ task.probs
+def _moment_match(task, mean):
+    """Pseudo-counts with the mean and the total variance of tau; infinite if it does not vary."""
     variance = np.sum(task.weights @ (task.probs - mean) ** 2)
-    alpha = mean * ((1 - np.sum(mean**2)) / variance - 1)
-    return alpha[mean > 0]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a single coin
+        return np.where(mean > 0, mean * ((1 - np.sum(mean**2)) / variance - 1), 0.0)
 
 
 def _minimise(tails, start):
@@ -518,7 +526,9 @@ def _minimise(tails, start):
     found = optimize.minimize(
         value, np.log(start), method="trust-exact", jac=gradient, hess=hessian, tol=1e-6
     ).x
-    for _ in range(3):  # the value is flat to rounding here, the gradient is not
+    # The value is flat to rounding here, the gradient is not. Three steps do, but for coins that
+    # nearly always show one token, where all slopes are small.
+    for _ in range(20):
         found = found - np.linalg.solve(hessian(found), gradient(found))
     # Each of the up to 2 N terms of the gradient is below N and rounded to 2^-53 of itself.
     tolerance = 2 * tails.shape[1] ** 2 * 2.0**-53
@@ -527,7 +537,7 @@ def _minimise(tails, start):
         and np.all(np.linalg.eigvalsh(hessian(found)) > 0)
     ):
         raise RuntimeError(
-            "`best_pseudo_counts` did not reach a minimum; the slope stayed above 0."
+            "`best_pseudo_counts` did not reach a minimum: the slope stayed above rounding."
         )
     return np.exp(found)
 

@@ -49,7 +49,7 @@ class Network(nnx.Module):
         return self.torso(self.embedding(one_hot_BxTxA), memory)
 
     def log_probs(self, tokens_BxT: jax.Array, prefix_LxD: jax.Array) -> jax.Array:
-        """log pi(x_t | prefix, x_<t), shape [batch, time, token]."""
+        """Log pi(x_t | prefix, x_<t), shape [batch, time, token]."""
         first = self.read_prefix(prefix_LxD)
         rest = self.read_content(tokens_BxT[:, :-1], first.memory)
         first_BxW = jnp.broadcast_to(first.outputs[:, -1], (tokens_BxT.shape[0], self.torso.width))
@@ -145,7 +145,9 @@ class TransformerTorso(nnx.Module):
     def __init__(self, width: int, num_layers: int, num_heads: int, mlp_width: int, rngs: nnx.Rngs):
         self.width = width
         self.num_heads = num_heads
-        self.blocks = nnx.data([Block(width, num_heads, mlp_width, rngs) for _ in range(num_layers)])
+        self.blocks = nnx.data(
+            [Block(width, num_heads, mlp_width, rngs) for _ in range(num_layers)]
+        )
         self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def start(self) -> Memory:

@@ -54,7 +54,9 @@ def evaluate(predictor: Callable[[Any], jax.Array], sequences) -> np.ndarray:
         raise ValueError("`sequences` must hold at least one sequence, got none.")
     tokens = jnp.asarray(tokens)
     num_chunks = -(-len(tokens) // _CHUNK)
-    padded = jnp.concatenate([tokens, jnp.zeros_like(tokens, shape=(-len(tokens) % _CHUNK, tokens.shape[1]))])
+    padded = jnp.concatenate(
+        [tokens, jnp.zeros_like(tokens, shape=(-len(tokens) % _CHUNK, tokens.shape[1]))]
+    )
     chunks = padded.reshape(num_chunks, _CHUNK, tokens.shape[1])
     losses = _evaluate(as_pytree(predictor), chunks)
     return np.asarray(losses).reshape(padded.shape)[: len(tokens)]

@@ -70,4 +70,6 @@ def fit_components(states, num_components: int = 2) -> Components:
         )
     directions = directions[:num_components]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], axis=1)
-    return Components(mean, directions * np.sign(largest), singular[:num_components] / np.sqrt(len(flat)))
+    return Components(
+        mean, directions * np.sign(largest), singular[:num_components] / np.sqrt(len(flat))
+    )

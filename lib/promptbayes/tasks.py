@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # Entries of one [batch, time, component] intermediate (64 MiB in float32): a larger batch is
 # worked through in pieces, so that a fine grid of components fits in memory.
@@ -246,7 +247,7 @@ class CategoricalMixture(NamedTuple):
         """
         tokens = _check_tokens(self, tokens, ranks=(1, 2))
         posterior = _condition(self, tokens, _posterior_mixture)
-        if not isinstance(posterior.weights, jax.core.Tracer):
+        if not isinstance(posterior.weights, Tracer):
             lost = np.flatnonzero(np.atleast_1d(np.sum(posterior.weights, axis=-1) == 0))
             if lost.size:
                 where = f" (row {lost[0]} of the batch)" if tokens.ndim == 2 else ""
@@ -279,9 +280,9 @@ def coin(p: float) -> CategoricalMixture:
     References:
         Genewein et al. (2025), Section 4.1, "Single coin".
     """
-    p = _real("p", p, ndim=0)
-    _check_probabilities("p", p)
-    return coin_mixture(p[None])
+    heads = _real("p", p, ndim=0)
+    _check_probabilities("p", heads)
+    return coin_mixture(heads[None])
 
 
 def coin_mixture(probs, weights=None) -> CategoricalMixture:
@@ -469,7 +470,7 @@ def _counts_before(tokens, num_tokens, dtype):
 
 def _condition(task, tokens, rule):
     """Apply rule(xp, task, counts) in float64 numpy, or in jax where something is traced."""
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in (*task, tokens))
+    traced = any(isinstance(leaf, Tracer) for leaf in (*task, tokens))
     xp = jnp if traced else np
     task = type(task)(*(xp.asarray(leaf) if traced else np.asarray(leaf, float) for leaf in task))
     alphabet = xp.arange(task.num_tokens).reshape((1,) * tokens.ndim + (-1,))
@@ -556,7 +557,7 @@ def check_tokens(tokens, num_tokens, ranks):
     if tokens.ndim not in ranks:
         expected = " or ".join({1: "[time]", 2: "[batch, time]"}[rank] for rank in ranks)
         raise ValueError(f"`tokens` must be {expected}, got shape {tokens.shape}.")
-    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
+    if not isinstance(tokens, Tracer) and tokens.size:
         lowest, highest = int(tokens.min()), int(tokens.max())
         if lowest < 0 or highest >= num_tokens:
             raise ValueError(

@@ -192,7 +192,9 @@ def _advance(base, method, task, training, steps, state, keys, start):
     """A few steps of the loop for every repetition; returns the state and losses [seed, step]."""
 
     def run(state, key):
-        return lax.scan(partial(_step, base, method, task, training, key), state, start + jnp.arange(steps))
+        return lax.scan(
+            partial(_step, base, method, task, training, key), state, start + jnp.arange(steps)
+        )
 
     return spread(run, state, keys)
 
@@ -304,9 +306,13 @@ def search_hard_prefix(
             f"over {task.num_tokens} tokens, about {hours:.1f} hours for the paper's Transformer on two cores; the most that is "
             f"searched is {_MOST_PROMPTS}."
         )
-    prompts = np.stack(
-        np.meshgrid(*[np.arange(task.num_tokens)] * length, indexing="ij"), axis=-1
-    ).reshape(num_prompts, length).astype(np.int32) if length else np.zeros((1, 0), np.int32)
+    prompts = (
+        np.stack(np.meshgrid(*[np.arange(task.num_tokens)] * length, indexing="ij"), axis=-1)
+        .reshape(num_prompts, length)
+        .astype(np.int32)
+        if length
+        else np.zeros((1, 0), np.int32)
+    )
     tokens = task.sample(key, num_sequences, sequence_length).tokens
     mean, error = _prompt_losses(as_pytree(predictor), jnp.asarray(prompts), tokens)
     return HardSearch(prompts, np.asarray(mean), np.asarray(error))

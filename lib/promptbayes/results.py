@@ -1,0 +1,132 @@
+"""The store: one netCDF file for each cell, labelled, with its provenance; no pickle.
+
+Files are written beside their place and then moved there, so that a stopped run leaves the last
+whole file. Curves are packed as 16-bit integers (a step of a packed curve is its range / 65,000,
+far below its standard error); what tables quote is kept in full.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from . import experiments
+
+FOLDER = Path(str(files("promptbayes"))) / "results"
+_PACKED = ("regret", "regret_error", "loss", "trajectory", "prefix_trajectory")
+
+
+def cell_path(
+    setting: str, network: str, method: str, network_seed: int | None = None, folder=None
+) -> Path:
+    """Where the cell is kept; the default network's seed has no name in it."""
+    suffix = "" if network_seed is None else f"-network-{network_seed}"
+    return Path(folder or FOLDER) / setting / network / f"{method}{suffix}.nc"
+
+
+def write(path, dataset: xr.Dataset) -> None:
+    """Write a cell, in one step as seen from outside."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding = {}
+    for name in _PACKED:
+        if name in dataset:
+            largest = float(np.abs(dataset[name]).max()) or 1.0
+            encoding[name] = {
+                "dtype": "int16",
+                "scale_factor": largest / 32500,
+                "_FillValue": np.int16(-32768),
+            }
+    unfinished = path.with_name(path.name + ".part")
+    plain = dataset.drop_encoding()
+    plain.to_netcdf(unfinished, engine="scipy", encoding=encoding)
+    unfinished.replace(path)
+
+
+def read(path) -> xr.Dataset:
+    """Read a cell into memory.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or is not one of ours; it is left as it is.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path`: there is no {path}; `reproduce` makes it.")
+    try:
+        with xr.open_dataset(path, engine="scipy") as opened:
+            dataset = opened.load()
+    except Exception as error:  # scipy and xarray raise many kinds for a damaged file
+        raise ValueError(
+            f"`path`: {path} is damaged or no netCDF file ({error}); move it away to compute "
+            "the cell again."
+        ) from error
+    if "setting" not in dataset.attrs or "repetition" not in dataset.dims:
+        raise ValueError(f"`path`: {path} is a netCDF file, but not a cell of promptbayes.")
+    return dataset
+
+
+def append(path, block: xr.Dataset) -> xr.Dataset:
+    """Add repetitions to a cell; those that it has already are kept."""
+    path = Path(path)
+    if path.is_file():
+        before = read(path)
+        if before.attrs["training"] != block.attrs["training"]:
+            raise ValueError(f"`path`: {path} was tuned with {before.attrs['training']}.")
+        new = ~np.isin(block.repetition, before.repetition)
+        seconds = before.attrs["seconds"] + block.attrs["seconds"]
+        dates = sorted({*str(before.attrs["date"]).split(), block.attrs["date"]})
+        block = xr.concat(
+            [before, block.isel(repetition=new)],
+            dim="repetition",
+            data_vars="minimal",
+            coords="minimal",
+            compat="override",
+            join="override",
+            combine_attrs="override",
+        ).assign_attrs(seconds=seconds, date=" ".join(dates))
+    write(path, block)
+    return block
+
+
+def load(setting: str, network: str, folder=None) -> xr.Dataset:
+    """A whole setting on one network: its cells side by side along `method`.
+
+    Args:
+        setting: a key of `experiments.SETTINGS`.
+        network: `"lstm"` or `"transformer"`.
+        folder: where the results are; the package's own if left out.
+
+    Returns:
+        `regret`, `regret_error` [method, repetition, evaluation, step], `cumulative_regret`,
+        `cumulative_regret_error` [method, repetition, evaluation, mark], `loss` [method, repetition,
+        tuning_step], in nats. Repetitions that a method does not have are NaN.
+
+    Raises:
+        ValueError: an unknown setting or network.
+        FileNotFoundError: nothing of it has been computed.
+    """
+    chosen = experiments.setting_of(setting)
+    if network not in experiments.NETWORKS:
+        known = ", ".join(experiments.NETWORKS)
+        raise ValueError(f"`network` must be one of {known}, got {network!r}.")
+    shared = ["regret", "regret_error", "cumulative_regret", "cumulative_regret_error", "loss"]
+    cells = {}
+    for method in chosen.methods_for(network):
+        path = cell_path(setting, network, method, folder=folder)
+        if path.is_file():
+            cell = read(path)
+            cells[method] = cell[[name for name in shared if name in cell]]
+    if not cells:
+        raise FileNotFoundError(
+            f"nothing of `setting` {setting} on the {network} is stored; "
+            f"`python -m promptbayes reproduce {setting} --network {network}` computes it."
+        )
+    methods = xr.Variable("method", list(cells))
+    return xr.concat(list(cells.values()), dim=methods, join="outer", combine_attrs="drop")
+
+
+def load_cell(setting: str, network: str, method: str, folder=None) -> xr.Dataset:
+    """One cell, with what its method tuned and its trajectories."""
+    return read(cell_path(setting, network, method, folder=folder))
