@@ -110,17 +110,17 @@ class Block:
 
     name: str
     argument: str = ""
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     indent: str = ""
 
     @property
     def label(self) -> str:
-        return self.options.get("label") or self.options.get("name", "")
+        return str(self.options.get("label") or self.options.get("name", ""))
 
     @property
     def folded(self) -> bool:
-        return "dropdown" in self.options.get("class", "")
+        return "dropdown" in str(self.options.get("class", ""))
 
 
 def split_blocks(lines: list[str]) -> list[Block]:
@@ -153,20 +153,25 @@ def split_blocks(lines: list[str]) -> list[Block]:
     return blocks
 
 
-def split_options(body: list[str]) -> tuple[dict[str, str], list[str]]:
+def split_options(body: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The options at the head of a directive (`:key: value`, or YAML between dashes)."""
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     if body and body[0].strip() == "---":
         end = next(i for i in range(1, len(body)) if body[i].strip() == "---")
         loaded = yaml.safe_load("\n".join(body[1:end])) or {}
-        return {key: str(value) for key, value in loaded.items()}, body[end + 1 :]
-    i = 0
-    while i < len(body) and (found := re.match(r"^:([\w-]+):\s*(.*)$", body[i])):
-        options[found[1]] = found[2].strip()
-        i += 1
-    while i < len(body) and options and not body[i].strip():
-        i += 1
-    return options, body[i:]
+        return loaded, body[end + 1 :]
+    head = 0
+    while head < len(body) and body[head].startswith(":") and not FENCE.match(body[head]):
+        head += 1
+    plain = [re.match(r"^:([\w-]+):\s*(.*)$", line) for line in body[:head]]
+    if all(plain):
+        options = {found[1]: found[2].strip() for found in plain if found}
+    if not all(plain) or "mystnb" in options:  # nested values: YAML with a colon before each line
+        loaded = yaml.safe_load("\n".join(line[1:] for line in body[:head]))
+        options = dict(loaded)
+    while head and head < len(body) and not body[head].strip():
+        head += 1
+    return options, body[head:]
 
 
 def text_outside_code(lines: list[str]) -> list[str]:

@@ -341,7 +341,7 @@ def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
     alpha = mean.copy()
     if length > 1:
         alpha[mean > 0] = _minimise(_tails(source_task, length)[mean > 0], start[mean > 0])
-    return PseudoCounts(alpha, mean, _counter_regret(source_task, alpha, length))
+    return PseudoCounts(alpha, alpha / alpha.sum(), _counter_regret(source_task, alpha, length))
 
 
 # Sums over counts.

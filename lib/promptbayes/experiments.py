@@ -145,8 +145,8 @@ def run_cell(
 
     Returns:
         A dataset with, in nats: `regret` and `regret_error` [repetition, evaluation, step],
-        `cumulative_regret` and `cumulative_regret_error` [repetition, evaluation, mark], `loss` [repetition,
-        tuning_step], and what the method tuned.
+        `cumulative_regret` and `cumulative_regret_error` [repetition, evaluation, mark], `loss`
+        [repetition, tuning_step], and what the method tuned.
 
     Reference:
         Section 4 and Appendices G to J.
@@ -222,14 +222,10 @@ def _tuning_variables(tuned):
     steps = tuned.losses.shape[1]
     block = 10 if steps % 10 == 0 else 1
     loss = tuned.losses.reshape(tuned.num_seeds, steps // block, block).mean(-1)
-    variables = {"loss": (("repetition", "tuning_step"), loss.astype(np.float32))}
-    leaves = [
-        np.asarray(leaf).reshape(tuned.num_seeds, -1) for leaf in jax.tree.leaves(tuned.theta)
-    ]
-    if sum(leaf.shape[1] for leaf in leaves) <= 1024:
-        variables["theta"] = (("repetition", "parameter"), np.concatenate(leaves, axis=1))
-    elif isinstance(tuned.method, Prefix):
-        variables["theta"] = (("repetition", "parameter"), leaves[0])
+    variables: dict = {"loss": (("repetition", "tuning_step"), loss.astype(np.float32))}
+    flat = [leaf.reshape(tuned.num_seeds, -1) for leaf in jax.tree.leaves(tuned.theta)]
+    if isinstance(tuned.method, Prefix) or sum(leaf.shape[1] for leaf in flat) <= 1024:
+        variables["theta"] = ("repetition", "parameter"), np.concatenate(flat, axis=1)
     return variables
 
 
@@ -276,7 +272,7 @@ def _state_variables(predictors, chosen, components, repetitions):
         prefixes.append(components.project(states.prefix))
         contents.append(components.project(states.content))
     dims = "repetition", "sequence", "time", "component"
-    variables = {"trajectory": (dims, np.stack(contents).astype(np.float32))}
+    variables: dict = {"trajectory": (dims, np.stack(contents).astype(np.float32))}
     if len(predictors[0].prefix):
         prefix = np.stack(prefixes).astype(np.float32)
         variables["prefix_trajectory"] = (("repetition", "prefix", "component"), prefix)

@@ -4,6 +4,7 @@ Everything here changes speed and memory only, never a number beyond rounding. E
 reason; `benchmarks/` measures what it gains.
 """
 
+import contextlib
 import functools
 import os
 
@@ -26,10 +27,8 @@ def use_all_cores() -> None:
     devices = os.environ.get("PROMPTBAYES_CPU_DEVICES", str(cores or 1))
     if not devices.isdecimal() or int(devices) < 1:
         raise ValueError(f"`PROMPTBAYES_CPU_DEVICES` must be 1, 2, ..., got {devices!r}.")
-    try:
+    with contextlib.suppress(RuntimeError):  # the backend is already up: it keeps its devices
         jax.config.update("jax_num_cpu_devices", int(devices))
-    except RuntimeError:  # the backend is already up: it keeps the devices it has
-        pass
 
 
 def micro_batch_size(batch_size: int, length: int, floats_per_token: int) -> int:

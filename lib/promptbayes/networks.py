@@ -41,10 +41,11 @@ class Network(nnx.Module):
 
     def read_prefix(self, prefix_LxD: jax.Array) -> Reading:
         """The empty context (a zero vector through the embedding), then the prefix; batch of 1."""
-        empty_1xD = self.embedding.bias[...][None]
+        empty_1xD = self.embedding(jnp.zeros((1, self.embedding.in_features)))
         return self.torso(jnp.concatenate([empty_1xD, prefix_LxD])[None], self.torso.start())
 
     def read_content(self, tokens_BxT: jax.Array, memory: Memory) -> Reading:
+        """Tokens after what the memory holds."""
         one_hot_BxTxA = jax.nn.one_hot(tokens_BxT, self.embedding.in_features)
         return self.torso(self.embedding(one_hot_BxTxA), memory)
 
@@ -59,7 +60,7 @@ class Network(nnx.Module):
 
 
 class LSTMTorso(nnx.Module):
-    """Layers of Hochreiter & Schmidhuber's cell with forget gate; memory and state are the cells."""
+    """Layers of Hochreiter & Schmidhuber's cell with forget gate; the state is the cells."""
 
     def __init__(self, input_width: int, width: int, num_layers: int, rngs: nnx.Rngs):
         self.width = width
@@ -67,9 +68,11 @@ class LSTMTorso(nnx.Module):
         self.layers = nnx.data([LSTMLayer(widths[i], width, rngs) for i in range(num_layers)])
 
     def start(self) -> Memory:
+        """Zero cells and hidden states."""
         return [(jnp.zeros((1, self.width)), jnp.zeros((1, self.width))) for _ in self.layers]
 
     def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
+        """Read vectors after what the memory holds."""
         after, states = [], []
         for layer, before in zip(self.layers, memory, strict=True):
             x_BxTxD, c_BxTxW, last = layer(x_BxTxD, before)
@@ -92,6 +95,7 @@ class LSTMLayer(nnx.Module):
         self.recurrent = nnx.Param(jnp.concatenate(gates, axis=1))
 
     def __call__(self, x_BxTxD, before):
+        """Hidden states, cells, and the last of both."""
         gates_TxBx4W = jnp.swapaxes(self.input(x_BxTxD), 0, 1)  # one product for all steps
         batch, width = gates_TxBx4W.shape[1], self.recurrent.shape[0]
         c_BxW, h_BxW = (jnp.broadcast_to(s, (batch, width)) for s in before)
@@ -151,10 +155,12 @@ class TransformerTorso(nnx.Module):
         self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def start(self) -> Memory:
+        """No keys and no values."""
         nothing_1x0xHxK = jnp.zeros((1, 0, self.num_heads, self.width // self.num_heads))
         return [(nothing_1x0xHxK, nothing_1x0xHxK) for _ in self.blocks]
 
     def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
+        """Read vectors after what the memory holds."""
         start = memory[0][0].shape[1]  # a prefix shifts the positions of the content
         x_BxTxD = x_BxTxD + sinusoids(start + x_BxTxD.shape[1], self.width)[None, start:]
         after, states = [], []
@@ -176,6 +182,7 @@ class Block(nnx.Module):
         self.down = nnx.Linear(mlp_width, width, use_bias=False, rngs=rngs)
 
     def __call__(self, x_BxTxD, before):
+        """The residual stream, what attention added to it, and the memory afterwards."""
         attended_BxTxD, after = self.attention(self.attention_norm(x_BxTxD), before)
         x_BxTxD = x_BxTxD + attended_BxTxD
         hidden_BxTxM = jax.nn.gelu(self.up(self.mlp_norm(x_BxTxD)), approximate=True)
@@ -193,6 +200,8 @@ class Attention(nnx.Module):
         self.query_norm, self.key_norm = norm(), norm()
 
     def __call__(self, x_BxTxD, before):
+        """What the heads gather for every vector, and the keys and values afterwards."""
+
         def heads(y_BxTxD):
             width = y_BxTxD.shape[2] // self.num_heads
             return y_BxTxD.reshape(*y_BxTxD.shape[:2], self.num_heads, width)

@@ -91,7 +91,7 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
 
 
 def load(setting: str, network: str, folder=None) -> xr.Dataset:
-    """A whole setting on one network: its cells side by side along `method`.
+    """A whole setting on one network: its cells side by side along `predictor`.
 
     Args:
         setting: a key of `experiments.SETTINGS`.
@@ -99,9 +99,9 @@ def load(setting: str, network: str, folder=None) -> xr.Dataset:
         folder: where the results are; the package's own if left out.
 
     Returns:
-        `regret`, `regret_error` [method, repetition, evaluation, step], `cumulative_regret`,
-        `cumulative_regret_error` [method, repetition, evaluation, mark], `loss` [method, repetition,
-        tuning_step], in nats. Repetitions that a method does not have are NaN.
+        `regret`, `regret_error` [predictor, repetition, evaluation, step], `cumulative_regret`,
+        `cumulative_regret_error` [predictor, repetition, evaluation, mark], `loss` [predictor,
+        repetition, tuning_step], in nats. Repetitions that a method does not have are NaN.
 
     Raises:
         ValueError: an unknown setting or network.
@@ -123,8 +123,8 @@ def load(setting: str, network: str, folder=None) -> xr.Dataset:
             f"nothing of `setting` {setting} on the {network} is stored; "
             f"`python -m promptbayes reproduce {setting} --network {network}` computes it."
         )
-    methods = xr.Variable("method", list(cells))
-    return xr.concat(list(cells.values()), dim=methods, join="outer", combine_attrs="drop")
+    side_by_side = xr.concat(list(cells.values()), dim="predictor", join="outer", combine_attrs="drop")
+    return side_by_side.assign_coords(predictor=list(cells))
 
 
 def load_cell(setting: str, network: str, method: str, folder=None) -> xr.Dataset:

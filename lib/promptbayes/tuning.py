@@ -215,8 +215,9 @@ def loss_and_gradient(base, method, theta, tokens):
     def loss(theta, micro):
         return log_loss(method.apply(base, theta)(micro), micro).sum() / len(tokens)
 
-    size = micro_batch_size(*tokens.shape, base.network.floats_per_token)
-    micros = tokens.reshape(-1, size, tokens.shape[1])
+    batch_size, length = tokens.shape
+    size = micro_batch_size(batch_size, length, base.network.floats_per_token)
+    micros = tokens.reshape(-1, size, length)
     if len(micros) == 1:
         return jax.value_and_grad(loss)(theta, micros[0])
 
@@ -303,16 +304,11 @@ def search_hard_prefix(
         hours = num_prompts / 4 / 3600
         raise ValueError(
             f"`length` {length} means {'more than ' if length > 99 else ''}{num_prompts} prompts "
-            f"over {task.num_tokens} tokens, about {hours:.1f} hours for the paper's Transformer on two cores; the most that is "
-            f"searched is {_MOST_PROMPTS}."
+            f"over {task.num_tokens} tokens, about {hours:.1f} hours for the paper's Transformer "
+            f"on two cores; the most that is searched is {_MOST_PROMPTS}."
         )
-    prompts = (
-        np.stack(np.meshgrid(*[np.arange(task.num_tokens)] * length, indexing="ij"), axis=-1)
-        .reshape(num_prompts, length)
-        .astype(np.int32)
-        if length
-        else np.zeros((1, 0), np.int32)
-    )
+    digits = np.indices((task.num_tokens,) * length, np.int32)
+    prompts = digits.reshape(length, num_prompts).T  # lexicographic
     tokens = task.sample(key, num_sequences, sequence_length).tokens
     mean, error = _prompt_losses(as_pytree(predictor), jnp.asarray(prompts), tokens)
     return HardSearch(prompts, np.asarray(mean), np.asarray(error))
@@ -354,7 +350,7 @@ def _check_task(task, num_tokens: int) -> None:
         )
 
 
-def _check_run(task, num_tokens: int, training: Training, keys) -> jax.Array:
+def _check_run(task, num_tokens: int, training: Training, keys: Any) -> jax.Array:
     """Check what `tune` and `pretrain` share; returns the keys as [seed]."""
     if not isinstance(training, Training):
         raise TypeError(f"`training` must be a Training, got {training!r}.")
@@ -368,6 +364,7 @@ def _check_run(task, num_tokens: int, training: Training, keys) -> jax.Array:
             f"`keys` must be jax random keys such as jax.random.key(0) or "
             f"jax.random.split(key, 10), got {keys!r}."
         )
-    if keys.ndim > 1 or keys.size == 0:
-        raise ValueError(f"`keys` must be one key or [seed] keys, got shape {keys.shape}.")
-    return jnp.atleast_1d(keys)
+    array: Any = keys
+    if array.ndim > 1 or array.size == 0:
+        raise ValueError(f"`keys` must be one key or [seed] keys, got shape {array.shape}.")
+    return jnp.atleast_1d(array)

@@ -1,0 +1,494 @@
+"""The book: its notebooks, the files around it, and, after a build, its pages.
+
+The tests of the pages read `_build/html`.  They are skipped where there is none or an old one;
+`make book` builds it and then runs them with BOOK_HTML=required, which forbids the skip.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+sys.path.insert(0, str(ROOT / "tools"))
+
+import bookcache  # noqa: E402
+import docstrings  # noqa: E402
+import notebooks  # noqa: E402
+
+BOOK = notebooks.Book()
+
+# What Colab would show as it stands: a directive, a role, a target, an option of a directive.
+MYST = re.compile(
+    r"^\s*(`{3,}|~{3,}|:{3,})\s*\{|\{[\w:.+-]+\}`|^\([^()\s]+\)=\s*$|^:(label|name|class|alt):",
+    re.MULTILINE,
+)
+
+
+def markdown_of(text: str) -> list[str]:
+    cells = json.loads(text)["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+
+
+def code_of(text: str) -> list[str]:
+    cells = json.loads(text)["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+# The chapters and their notebooks
+
+
+def test_every_page_of_the_book_is_in_the_toc_and_exists():
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "book").rglob("*.md")}
+    assert set(BOOK.pages) == found - {p for p in found if p.startswith("book/assets/")}
+    assert len(BOOK.pages) == len(set(BOOK.pages))
+
+
+def test_every_page_with_code_is_a_chapter_and_every_notebook_has_one():
+    for page in BOOK.pages:
+        if "{code-cell}" in (ROOT / page).read_text("utf8"):
+            assert page in BOOK.chapters, f"{page} has code, but its front matter names no kernel"
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "book").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in path.parts
+    }
+    assert found == {str(Path(page).with_suffix(".ipynb")) for page in BOOK.chapters}
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_notebook_is_what_the_chapter_makes(page):
+    made = notebooks.make_notebook(notebooks.Book(), page)
+    assert (ROOT / page).with_suffix(".ipynb").read_text("utf8") == made, "run `make notebooks`"
+    assert notebooks.make_notebook(notebooks.Book(), page) == made
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_notebook_has_no_directive_no_role_and_no_output(page):
+    text = (ROOT / page).with_suffix(".ipynb").read_text("utf8")
+    for source in markdown_of(text):
+        assert not MYST.search(source), source
+    cells = json.loads(text)["cells"]
+    assert [cell["id"] for cell in cells] == [f"x-{i:03d}" for i in range(len(cells))]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_notebook_installs_on_colab_and_only_there(page):
+    text = (ROOT / page).with_suffix(".ipynb").read_text("utf8")
+    first, *others = code_of(text)
+    assert 'if "google.colab" in sys.modules:\n    %pip install' in first
+    assert f"git+{BOOK.url}.git@{BOOK.branch}" in first
+    assert not any("pip install" in source for source in others)
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_every_figure_of_a_chapter_says_what_it_shows(page):
+    for cell in notebooks.read_chapter(ROOT / page).cells:
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+        assert alt is None or len(alt.split()) >= 4, f"{page}: alt text {alt!r} is too short"
+
+
+def small_book(root: Path, **chapters: str) -> notebooks.Book:
+    """A book of a few chapters, the first of them its cover page."""
+    front = "---\nkernelspec:\n  name: python3\n---\n\n"
+    (root / "book").mkdir()
+    for name, text in chapters.items():
+        (root / "book" / f"{name}.md").write_text(front + text, "utf8")
+    first, *others = chapters
+    toc = {
+        "format": "jb-book",
+        "root": f"book/{first}.md",
+        "parts": [
+            {
+                "caption": "Part",
+                "numbered": True,
+                "chapters": [{"file": f"book/{o}.md"} for o in others],
+            }
+        ],
+    }
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc), "utf8")
+    config = {
+        "repository": {"url": "https://github.com/someone/something", "branch": "main"},
+        "bibtex_bibfiles": ["book/references.bib"],
+    }
+    (root / "_config.yml").write_text(yaml.safe_dump(config), "utf8")
+    shutil.copy(ROOT / "book" / "references.bib", root / "book" / "references.bib")
+    (root / "book" / "curve.svg").write_text("<svg/>", "utf8")
+    return notebooks.Book(root)
+
+
+EVERYTHING = r"""
+(here)=
+# Title
+
+See {doc}`first` and {ref}`the start <start>`, {eq}`eq-a` and {eq}`eq-b`, {numref}`fig-a`,
+{prf:ref}`thm-a`, {cite:t}`genewein2025`, {cite:p}`xie2021,lester2021`, {term}`regret`,
+{func}`~promptbayes.tune`, ``{role}`kept` ``, [the start](first.md) and [](#eq-b).
+
+```{math}
+:label: eq-a
+a &= b \\
+c &= d
+```
+
+$$
+x = y
+$$ (eq-b)
+
+::::{prf:theorem} A name
+:label: thm-a
+
+By {eq}`eq-b`,
+
+$$
+x
+> 0.
+$$
+
+:::{note}
+Inside.
+:::
+::::
+
+```{figure} curve.svg
+:name: fig-a
+:alt: A curve that falls
+
+What it shows, with {eq}`eq-a`.
+```
+
+```{exercise} Try
+:label: ex-a
+Do it.
+```
+
+````{solution} ex-a
+:class: dropdown
+Done, by {prf:ref}`thm-a`.
+
+```python
+answer = 1
+```
+````
+
+```{code-cell} ipython3
+:tags: [hide-input]
+x = 1
+```
+"""
+
+
+def test_generator_turns_everything_into_plain_markdown(tmp_path):
+    start = "(start)=\n# Start\n\nHello, {doc}`second`.\n"
+    book = small_book(tmp_path, first=start, second=EVERYTHING)
+    text = notebooks.make_notebook(book, "book/second.md")
+    shown = "\n\n".join(markdown_of(text))
+    assert not MYST.search(shown.replace("``{role}`kept` ``", ""))
+    for expected in (
+        "See [Start](first.ipynb) and [the start](first.ipynb), (1.1) and (1.2), Fig. 1.1",
+        "Theorem 1.1, [Genewein et al. (2025)](https://arxiv.org/abs/2505.17010)",
+        "([Xie et al., 2021](https://arxiv.org/abs/2111.02080); [Lester et al., 2021](",
+        "regret,\n`tune`, ``{role}`kept` ``, [the start](first.ipynb) and (1.2).",
+        "$$\n\\begin{aligned}\na &= b \\\\\nc &= d\n\\end{aligned}\n\\tag{1.1}\n$$",
+        "$$\nx = y\n\\tag{1.2}\n$$",
+        "> **Theorem 1.1 (A name)**\n>\n> By (1.2),\n>\n> $$ x > 0. $$",
+        "> > **Note**\n> >\n> > Inside.",
+        "![A curve that falls](https://raw.githubusercontent.com/someone/something/main/book/",
+        "**Fig. 1.1** What it shows, with (1.1).",
+        "> **Exercise 1.1 (Try)**\n>\n> Do it.",
+        "<details>\n<summary><b>Solution to Exercise 1.1</b></summary>\n\nDone, by Theorem 1.1.",
+        "```python\nanswer = 1\n```\n\n</details>",
+    ):
+        assert expected in shown, expected
+    assert json.loads(text)["cells"][-1]["metadata"]["cellView"] == "form"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```{mermaid}\nx\n```", "directive {mermaid}"),
+        ("A {strange}`role`.", "role {strange}"),
+        ("See {eq}`eq-none`.", "'eq-none'"),
+        ("{cite}`nobody1900`", "'nobody1900'"),
+        ("[x](nowhere.md)", "nowhere.md"),
+        ("![x](nowhere.svg)", "nowhere.svg"),
+    ],
+)
+def test_generator_refuses_what_it_cannot_show(tmp_path, text, message):
+    book = small_book(tmp_path, first="# Start\n\n" + text)
+    with pytest.raises(notebooks.ChapterError, match=re.escape(message)):
+        notebooks.make_notebook(book, "book/first.md")
+
+
+# The files around the book
+
+
+def own_files() -> list[Path]:
+    """The text files of the repository that people write."""
+    skipped = {"_build", "mathjax", "__pycache__", "build"}
+    return [
+        path
+        for path in sorted(ROOT.rglob("*"))
+        if path.suffix in {".py", ".md", ".yml", ".toml", ".txt", ".cff", ".bib", ".css", ""}
+        and path.is_file()
+        and not skipped & set(path.relative_to(ROOT).parts)
+        and not any(
+            part.startswith(".") and part != ".ci" or part.endswith(".egg-info")
+            for part in path.relative_to(ROOT).parts
+        )
+    ]
+
+
+def test_the_address_of_the_repository_stands_once():
+    holding = [path for path in own_files() if BOOK.url.split("//")[1] in path.read_text("utf8")]
+    assert [path.relative_to(ROOT).as_posix() for path in holding] == ["_config.yml"]
+
+
+def test_licence_of_code_and_text():
+    text = (ROOT / "LICENSE").read_text("utf8")
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert "CC BY 4.0" in text
+
+
+def test_citation_of_book_and_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["preferred-citation"]["title"].startswith(BOOK.config["title"])
+    (paper,) = citation["references"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Genewein", "Wenliang", "Grau-Moya", "Ruoss", "Orseau", "Hutter",
+    ]  # fmt: skip
+    assert "2505.17010" in paper["url"]
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf8"))
+    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text("utf8")
+
+
+def test_readme_names_only_what_exists():
+    tree = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text("utf8"), re.DOTALL)
+    assert tree is not None
+    names = re.findall(r"^([\w./-]+)", tree[1], re.MULTILINE)
+    assert len(names) >= 6
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_readme_example_gives_what_it_says():
+    """Each `# 1.234 ...` comment is the rounded value of the last expression before it."""
+    text = (ROOT / "README.md").read_text("utf8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    scope: dict = {}
+    said = 0
+    for line in example.splitlines():
+        found = re.match(r"^(?P<code>[^#]+?)\s+# (?P<sign>[<]?)\s*(?P<value>\d+\.\d+)", line)
+        if not found:
+            exec(line, scope)
+            continue
+        value, expected = float(eval(found["code"], scope)), found["value"]
+        said += 1
+        if found["sign"]:
+            assert value < float(expected), line
+        else:
+            assert f"{value:.{len(expected.split('.')[1])}f}" == expected, line
+    assert said >= 3
+
+
+def test_a_change_of_the_library_changes_the_key(tmp_path, monkeypatch):
+    library = tmp_path / "promptbayes"
+    library.mkdir()
+    (library / "tasks.py").write_text("a = 1\n")
+    monkeypatch.setattr(bookcache, "LIBRARY", library)
+    keys = [bookcache.library_key()]
+    (library / "tasks.py").write_text("a = 2\n")
+    keys.append(bookcache.library_key())
+    (library / "weights").mkdir()
+    (library / "weights" / "lstm.safetensors").write_bytes(b"\0")
+    keys.append(bookcache.library_key())
+    monkeypatch.setattr(bookcache, "_installed", lambda package: "0")
+    keys.append(bookcache.library_key())
+    assert len(set(keys)) == 4
+    assert bookcache.library_key() == keys[-1]
+
+
+def test_docstrings_become_restructuredtext():
+    made = docstrings.to_rst(
+        """Regret over |A|^N sequences of `tau`.
+
+    R(n) = x_<n * |A|
+
+Args:
+    length: N, with `a_b` and c_d.
+Example:
+    >>> a_b
+    c_d""".split("\n")
+    )
+    assert made == [
+        r"Regret over \|A\|^N sequences of ``tau``.",
+        "",
+        ".. code-block:: text",
+        "",
+        "    R(n) = x_<n * |A|",
+        "",
+        "Args:",
+        r"    length: N, with ``a_b`` and c\_d.",
+        "Example:",
+        "    >>> a_b",
+        "    c_d",
+    ]
+
+
+# The built pages
+
+
+def _why_not() -> str:
+    if not (HTML / "sources.txt").exists():
+        return "there is no built book; run `make book`"
+    if (HTML / "sources.txt").read_text("utf8").strip() != bookcache.sources_key():
+        return "the built book is older than its sources; run `make book`"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, BeautifulSoup]:
+    reason = _why_not()
+    if reason and os.environ.get("BOOK_HTML") == "required":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    return {
+        path.relative_to(HTML).as_posix(): parse(path)
+        for path in sorted(HTML.rglob("*.html"))
+        if not {"_static", "_sources"} & set(path.relative_to(HTML).parts)
+    }
+
+
+@cache
+def parse(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text("utf8"), "html.parser")
+
+
+def of_chapter(pages: dict[str, BeautifulSoup], page: str) -> BeautifulSoup:
+    return pages[str(Path(page).with_suffix(".html"))]
+
+
+def test_every_page_was_built(pages):
+    assert {str(Path(page).with_suffix(".html")) for page in BOOK.pages} <= set(pages)
+    assert "index.html" in pages
+    for page in BOOK.pages:
+        assert len(of_chapter(pages, page).select("article h1")) == 1, page
+
+
+def test_images_have_alt_text(pages):
+    poor = [
+        (name, image["src"], image.get("alt"))
+        for name, page in pages.items()
+        for image in page.select("article img")
+        if len(image.get("alt", "").split()) < 3
+        or re.search(r"\.(png|svg|jpe?g|gif)$", image.get("alt", ""))
+    ]
+    assert poor == []
+
+
+def test_references_are_resolved(pages):
+    for name, page in pages.items():
+        article = page.select_one("article") or page
+        loose = [ref for ref in article.select(".xref") if ref.find_parent("a") is None]
+        assert loose == [], name
+        assert not article.select(".problematic, .system-message"), name
+        assert "[?]" not in article.get_text(), name
+
+
+def test_links_inside_the_book_lead_somewhere(pages):
+    broken = []
+    for name, page in pages.items():
+        for link in page.select("a[href]"):
+            parts = urlsplit(str(link["href"]))
+            if parts.scheme or parts.netloc or str(link["href"]) in ("#", ""):
+                continue
+            path = (HTML / name).parent / unquote(parts.path) if parts.path else HTML / name
+            path = Path(os.path.normpath(path))
+            if not path.exists():
+                broken.append((name, link["href"]))
+            elif parts.fragment and path.suffix == ".html":
+                anchors = parse(path)
+                if not anchors.find(attrs={"id": unquote(parts.fragment)}):
+                    broken.append((name, link["href"]))
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_colab_button_opens_the_notebook(pages, page):
+    links = {
+        str(link["href"])
+        for link in of_chapter(pages, page).select("a[href]")
+        if "colab.research.google.com" in str(link["href"])
+    }
+    notebook = str(Path(page).with_suffix(".ipynb"))
+    repository = BOOK.url.removeprefix("https://github.com/")
+    base = "https://colab.research.google.com/github"
+    assert links == {f"{base}/{repository}/blob/{BOOK.branch}/{notebook}"}
+    assert (ROOT / notebook).exists()
+
+
+def test_pages_load_nothing_from_elsewhere(pages):
+    remote = re.compile(r"^(https?:)?//")
+    loaded = []
+    for name, page in pages.items():
+        for tag, attribute in (
+            ("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"),
+            ("source", "src"), ("video", "src"), ("object", "data"), ("embed", "src"),
+        ):  # fmt: skip
+            for element in page.find_all(tag, attrs={attribute: remote}):
+                if tag == "link" and element.get("rel") in (["canonical"], ["license"]):
+                    continue
+                loaded.append((name, element[attribute]))
+    assert loaded == []
+    for sheet in HTML.rglob("*.css"):
+        text = sheet.read_text("utf8")
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", text), sheet
+
+
+def test_mathjax_and_its_fonts_lie_in_the_book(pages):
+    for name, page in pages.items():
+        for script in page.select("script[src*=mathjax]"):
+            path = (HTML / name).parent / str(script["src"]).split("?")[0]
+            assert path.resolve().is_file()
+            assert len(list(path.parent.glob("output/chtml/fonts/woff-v2/*.woff"))) > 20
+            assert (path.parent / "input/tex/extensions/ams.js").is_file()
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_numbers_in_the_notebook_are_those_of_the_page(pages, page):
+    article = of_chapter(pages, page)
+    on_page = {
+        span.get_text().strip("()#\N{PILCROW SIGN}\N{LINK SYMBOL} ")
+        for span in article.select("article .eqno")
+    }
+    text = (ROOT / page).with_suffix(".ipynb").read_text("utf8")
+    shown = "\n".join(markdown_of(text))
+    assert set(re.findall(r"\\tag\{([\d.]+)\}", shown)) == on_page
+    boxes = {
+        re.sub(r"\s+", " ", number.get_text()).strip()
+        for number in article.select("article .admonition-title .caption-number")
+    }
+    titles = set(re.findall(r"(?:\*\*|<b>)((?!Solution)[A-Z][a-z]+ [\d.]+)", shown))
+    assert boxes - titles == set()
+
+
+@pytest.mark.parametrize("page", BOOK.chapters)
+def test_outputs_are_results_not_noise(pages, page):
+    article = of_chapter(pages, page)
+    assert not article.select(".output.stderr, .output.traceback")
+    assert "it/s]" not in article.get_text()
