@@ -244,11 +244,14 @@ class Architecture:
     """What a network is made of, without its numbers: hashable, compared by value.
 
     A network of your own is a subclass with a `torso`: an `nnx.Module` with a `width`, a `start()`
-    and a `__call__(vectors, memory) -> Reading`.
+    and a `__call__(vectors, memory) -> Reading`. To be tuned it needs `floats_per_token` as well.
     """
 
     num_tokens: int = 2
     embedding_width: int = 128
+
+    def __init_subclass__(cls):
+        jax.tree_util.register_static(cls)  # to jit and vmap it is structure, not numbers
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -268,7 +271,6 @@ class Architecture:
         raise NotImplementedError(f"{type(self).__name__} must define floats_per_token.")
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class LSTM(Architecture):
     """The paper's LSTM.
@@ -291,7 +293,6 @@ class LSTM(Architecture):
         return self.embedding_width + 10 * self.width * self.num_layers
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Architecture):
     """The paper's decoder-only Transformer; the residual width is the embedding width.

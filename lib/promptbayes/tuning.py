@@ -173,17 +173,19 @@ def pretrain(architecture, task, training: Training, key, *, progress: bool = Tr
 
 
 def _run(base, method, task, training, theta, keys, label) -> Tuned:
-    state = theta, jax.vmap(_optimizer(training).init)(theta)
+    # On the host between calls: what comes back spread over cores would count as another kind of
+    # input, and every run of more than one call would be compiled twice.
+    state = jax.device_get((theta, jax.vmap(_optimizer(training).init)(theta)))
     steps = max(d for d in range(1, _STEPS_A_CALL + 1) if training.num_steps % d == 0)
     losses = []
     with tqdm(total=training.num_steps, desc=label, unit="step", disable=_quiet(label)) as bar:
         for start in range(0, training.num_steps, steps):
-            state, chunk = _advance(base, method, task, training, steps, state, keys, start)
-            losses.append(np.asarray(chunk))
+            advanced = _advance(base, method, task, training, steps, state, keys, start)
+            state, chunk = jax.device_get(advanced)
+            losses.append(chunk)
             bar.update(steps)
             bar.set_postfix_str(f"{losses[-1][:, -1].mean():.3f} nats")
-    # Off the devices: what is spread over cores could not meet what lies on one of them.
-    theta = jax.tree.map(jnp.asarray, jax.device_get(state[0]))
+    theta = jax.tree.map(jnp.asarray, state[0])
     return Tuned(base, method, theta, np.concatenate(losses, axis=1))
 
 

@@ -1,0 +1,246 @@
+"""`make bench`: how fast tuning is, as ratios measured side by side in one run.
+
+For each network and method: seconds per step and repetition of `tune` and of a plain loop
+(`plain.py`), in interleaved rounds, after asserting that both compute the same. Medians go to
+`results/<device>.md` and `.json`. Wall time is compared only within the run, never over runs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import promptbayes as pb
+from promptbayes import tuning
+from promptbayes.tuning import Training
+
+NETWORKS = {"LSTM": pb.LSTM(), "Transformer": pb.Transformer()}
+METHODS = ("SoftPT", "EmbedWT", "FullWT", "LoRAWT")
+TASK = pb.coin_mixture([0.2, 0.8])
+STEPS = 5  # of a round
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=len(jax.devices()) * 2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-of", nargs=2, metavar=("NETWORK", "METHOD"))
+    parser.add_argument("--out", default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    if options.memory_of:
+        return print_peak_memory(*options.memory_of)
+    cases = [(n, m) for n in NETWORKS for m in METHODS if (n, m) != ("LSTM", "LoRAWT")]
+    rows = [measure(*case, options) for case in cases]
+    for row in rows:
+        row["peak_gib"] = peak_memory(row["network"], row["method"])
+    report = {
+        "machine": machine(),
+        "repetitions": options.repetitions,
+        "rounds": options.rounds,
+        "matmul_gflops": matmul_rate() / 1e9,
+        "rows": rows,
+        "end_to_end": [end_to_end(rows, name) for name in NETWORKS],
+        "evaluation_seconds": {name: evaluation(name) for name in NETWORKS},
+    }
+    for row in rows:
+        row["share_of_matmul"] = flops(row) / row["tune_s"] / (report["matmul_gflops"] * 1e9)
+    write(report, Path(options.out))
+
+
+def setup(network, method, num_steps, repetitions):
+    base = pb.initialise(NETWORKS[network], jax.random.key(0))
+    training = Training(num_steps=num_steps)
+    keys = jax.random.split(jax.random.key(1), repetitions)
+    return base, pb.METHODS[method], training, keys
+
+
+def measure(network, method, options):
+    base, how, training, keys = setup(network, method, STEPS, options.repetitions)
+    assert_same(base, how, training, keys)
+    before = tuning._advance._cache_size()
+
+    began = time.perf_counter()
+    pb.tune(base, how, TASK, training, keys, progress=False)
+    tune_first = time.perf_counter() - began
+    step, optimizer = plain.make_step(base, how, TASK, training)
+    theta = how.init(keys[0], base)
+    began = time.perf_counter()
+    jax.block_until_ready(step(theta, optimizer.init(theta), keys[0], 0))
+    plain_first = time.perf_counter() - began
+
+    tune_times, plain_times = [], []
+    for _ in range(options.rounds):
+        began = time.perf_counter()
+        pb.tune(base, how, TASK, training, keys, progress=False)
+        tune_times.append((time.perf_counter() - began) / STEPS / len(keys))
+        began = time.perf_counter()
+        state = theta, optimizer.init(theta)
+        for index in range(STEPS):
+            *state, value = step(*state, keys[0], index)
+        jax.block_until_ready(value)
+        plain_times.append((time.perf_counter() - began) / STEPS)
+    tune_s, plain_s = statistics.median(tune_times), statistics.median(plain_times)
+    row = {
+        "network": network,
+        "method": method,
+        "tune_s": tune_s,
+        "plain_s": plain_s,
+        "ratio": plain_s / tune_s,
+        "compile_s": tune_first - tune_s * STEPS * len(keys),
+        "plain_compile_s": plain_first - plain_s,
+        "traces": tuning._advance._cache_size() - before,
+        "tune_spread": [min(tune_times), max(tune_times)],
+        "plain_spread": [min(plain_times), max(plain_times)],
+    }
+    print({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+    return row
+
+
+def assert_same(base, method, training, keys):
+    """Same gradient and same first losses as the plain loop, to 1e-4 relative."""
+    theta = method.init(keys[0], base)
+    if isinstance(method, pb.LoRA):  # B = 0 at the start hides A: compare elsewhere
+        theta = jax.tree.map(lambda x: x + 0.01, theta)
+    tokens = TASK.sample(keys[0], training.batch_size, training.length).tokens
+    ours = jax.jit(lambda t: tuning.loss_and_gradient(base, method, t, tokens))(theta)
+    theirs = jax.jit(jax.value_and_grad(lambda t: plain.loss(t, base, method, tokens)))(theta)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4 * float(jnp.abs(other).max()))
+
+    tuned = pb.tune(base, method, TASK, training, keys[:1], progress=False)
+    start, data = jax.random.split(keys[0])
+    theta = method.init(start, base)
+    step, optimizer = plain.make_step(base, method, TASK, training)
+    state, losses = (theta, optimizer.init(theta)), []
+    for index in range(STEPS):
+        *state, value = step(*state, data, index)
+        losses.append(float(value))
+    np.testing.assert_allclose(tuned.losses[0], losses, rtol=1e-4)
+
+
+def end_to_end(rows, network, method="SoftPT", num_steps=200, repetitions=10):
+    """Ten repetitions of 200 steps, compile included; plain is composed of its measured parts."""
+    base, how, training, keys = setup(network, method, num_steps, repetitions)
+    jax.clear_caches()
+    began = time.perf_counter()
+    pb.tune(base, how, TASK, training, keys, progress=False)
+    seconds = time.perf_counter() - began
+    row = next(r for r in rows if (r["network"], r["method"]) == (network, method))
+    plain_seconds = repetitions * (row["plain_compile_s"] + num_steps * row["plain_s"])
+    return {
+        "network": network,
+        "method": method,
+        "tune_s": seconds,
+        "plain_s": plain_seconds,
+        "ratio": plain_seconds / seconds,
+    }
+
+
+def evaluation(network):
+    """Ten repetitions on 2048 sequences of length 200, compile included."""
+    base = pb.initialise(NETWORKS[network], jax.random.key(0))
+    sequences = TASK.sample(jax.random.key(3), 2048, 200)
+    jax.clear_caches()
+    began = time.perf_counter()
+    for repetition in range(10):
+        pb.evaluate(base.with_tokens([repetition % 2] * 6), sequences)
+    return time.perf_counter() - began
+
+
+def matmul_rate(size=2048):
+    """Floating-point operations a second of one large float32 product."""
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(jnp.matmul)
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(times[1:])
+
+
+def flops(row):
+    """Multiply-adds in matrix products of a plain step, times two: forward, and what flows back."""
+    tokens = 256 * (50 + (6 if row["method"] == "SoftPT" else 0))
+    width, attention = 128, 0
+    if row["network"] == "LSTM":
+        weights = 8 * width * width
+    else:
+        weights = 12 * width * width
+        attention = 2 * width * tokens / 256
+    backward_to_weights = 1 if row["method"] == "FullWT" else 0
+    return 2 * tokens * (weights * (2 + backward_to_weights) + attention * 3)
+
+
+def peak_memory(network, method):
+    """Of a process of its own that tunes ten repetitions at the paper's scale, in GiB."""
+    command = [sys.executable, __file__, "--memory-of", network, method]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_peak_memory(network, method):
+    base, how, training, keys = setup(network, method, 2, 10)
+    pb.tune(base, how, TASK, training, keys, progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def machine():
+    name = jax.devices()[0].device_kind
+    if name == "cpu":
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.is_file() else []
+        model = next((s.split(":")[1].strip() for s in lines if "model name" in s), "CPU")
+        name = f"{os.cpu_count()} cores of {model}"
+    return f"{name}, {platform.machine()}, jax {jax.__version__}"
+
+
+def write(report, folder):
+    folder.mkdir(exist_ok=True)
+    name = jax.default_backend()
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = [
+        f"# Tuning speed on {report['machine']}",
+        "",
+        f"{report['repetitions']} repetitions, medians of {report['rounds']} interleaved rounds; "
+        f"one float32 product of size 2048 runs at {report['matmul_gflops']:.0f} GFLOP/s.",
+        "",
+        "| network | method | tune, ms per step and repetition | plain loop, ms | times faster "
+        "| compile, s | traces | peak memory, GiB | of the matmul rate |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in report["rows"]:
+        lines.append(
+            f"| {r['network']} | {r['method']} | {1000 * r['tune_s']:.1f} | "
+            f"{1000 * r['plain_s']:.1f} | {r['ratio']:.2f} | {r['compile_s']:.1f} | "
+            f"{r['traces']} | {r['peak_gib']:.2f} | {r['share_of_matmul']:.0%} |"
+        )
+    lines += [
+        "",
+        "Ten repetitions of 200 steps, compile included (the plain loop's time composed "
+        "of its measured compile and step):",
+        "",
+    ]
+    for r in report["end_to_end"]:
+        lines.append(
+            f"- {r['network']}, {r['method']}: {r['tune_s']:.0f} s against {r['plain_s']:.0f} s, "
+            f"{r['ratio']:.1f} times faster"
+        )
+    lines += ["", "Evaluation of ten repetitions on 2048 sequences of length 200:", ""]
+    lines += [f"- {n}: {s:.1f} s" for n, s in report["evaluation_seconds"].items()]
+    text = "\n".join(lines) + "\n"
+    (folder / f"{name}.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

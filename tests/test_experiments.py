@@ -1,0 +1,130 @@
+"""The paper's settings as data, and one small cell of each kind from end to end."""
+
+import jax
+import numpy as np
+import pytest
+from promptbayes import METHODS, Training, experiments, results
+from promptbayes.__main__ import main
+
+SHORT = Training(num_steps=2, batch_size=4, length=5)
+
+
+@pytest.fixture(autouse=True)
+def few_sequences(monkeypatch):
+    """Eight sequences instead of 2048, and nothing remembered from elsewhere."""
+    monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
+    experiments.evaluation_sequences.cache_clear()
+    yield
+    experiments.evaluation_sequences.cache_clear()
+
+
+def test_twenty_settings():
+    settings = experiments.SETTINGS
+    assert len(settings) * len(experiments.NETWORKS) == 20
+    assert {s.target for s in settings.values()} == set(experiments.TASKS)
+    assert all(set(s.methods) <= {*METHODS, "NoTuning", "RandomPF"} for s in settings.values())
+    # Table of settings in the protocol: three repetitions where the paper has three.
+    three = {name for name, s in settings.items() if s.repetitions == 3}
+    assert three == {n for n in settings if n.startswith(("embedding-4", "large"))}
+    assert "LoRAWT" in settings["single-coin"].methods_for("transformer")
+    assert "LoRAWT" not in settings["single-coin"].methods_for("lstm")
+
+
+@pytest.mark.parametrize("method", ["NoTuning", "RandomPF", "HardPT", "SoftPT", "UnembedWT"])
+def test_a_cell(method):
+    cell = experiments.run_cell(
+        "untrained-two-coin-mixture", "lstm", method, [0, 3], training=SHORT, progress=False
+    )
+    assert dict(cell.regret.sizes) == {"repetition": 2, "evaluation": 3, "step": 200}
+    np.testing.assert_array_equal(cell.repetition, [0, 3])
+    # The curve and what tables quote are one computation: they agree to float32's rounding of
+    # 200 summands of at most some nats.
+    summed = cell.regret.cumsum("step").sel(step=cell.mark)
+    np.testing.assert_allclose(summed, cell.cumulative_regret, rtol=1e-4, atol=1e-3)
+    assert cell.attrs["method"] == method
+    if method == "HardPT":
+        assert cell.prompt_loss.shape == (2, 64)
+    if method in ("SoftPT", "UnembedWT"):
+        assert cell.theta.shape == (2, {"SoftPT": 768, "UnembedWT": 258}[method])
+        assert cell.loss.sizes["repetition"] == 2
+    if method in ("SoftPT", "HardPT", "RandomPF"):
+        assert cell.prefix_trajectory.shape == (2, 6, 2)
+        assert cell.trajectory.shape == (2, 2, 50, 2)
+
+
+def test_repetitions_do_not_depend_on_their_company():
+    """Repetition 3 alone starts from the same prefix and sees the same data as beside others."""
+    run = {
+        tuple(which): experiments.run_cell(
+            "untrained-two-coin-mixture", "lstm", "SoftPT", which, training=SHORT, progress=False
+        )
+        for which in ([0, 3], [3])
+    }
+    together, alone = run[0, 3].isel(repetition=1), run[(3,)].isel(repetition=0)
+    # Two steps of Adam: the same sums in another order at most, a few float32 roundings.
+    np.testing.assert_allclose(together.theta, alone.theta, atol=1e-5)
+    np.testing.assert_allclose(together.loss, alone.loss, rtol=1e-5)
+
+
+def test_methods_share_data_and_baseline():
+    """The first loss of methods that start as the base itself is the same: same data, same base."""
+    losses = [
+        experiments.run_cell(
+            "untrained-two-coin-mixture", "lstm", method, [1], training=SHORT, progress=False
+        ).loss.values[0, 0]
+        for method in ("EmbedWT", "UnembedWT")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_unknown_names_are_listed():
+    with pytest.raises(ValueError, match="`setting` must be one of single-coin"):
+        experiments.run_cell("triple-coin", "lstm", "SoftPT", [0])
+    with pytest.raises(ValueError, match="`method` of single-coin on the lstm must be one of"):
+        experiments.run_cell("single-coin", "lstm", "LoRAWT", [0])
+
+
+def test_reproduce_skips_what_is_there(tmp_path, capsys):
+    command = ["reproduce", "untrained-two-coin-mixture", "--network", "lstm", "--methods"]
+    command += ["NoTuning", "RandomPF", "--folder", str(tmp_path)]
+    main([*command, "--repetitions", "1"])
+    path = results.cell_path("untrained-two-coin-mixture", "lstm", "RandomPF", folder=tmp_path)
+    first = results.read(path)
+    main([*command, "--repetitions", "2"])
+    second = results.read(path)
+    np.testing.assert_array_equal(second.repetition, [0, 1])
+    np.testing.assert_array_equal(second.cumulative_regret[0], first.cumulative_regret[0])
+    written = path.stat().st_mtime_ns
+    main([*command, "--repetitions", "2"])
+    assert path.stat().st_mtime_ns == written
+
+
+def test_shards_share_nothing_and_miss_nothing(tmp_path):
+    from argparse import Namespace
+
+    from promptbayes.__main__ import _cells
+
+    options = Namespace(
+        settings=[],
+        network=None,
+        methods=None,
+        repetitions=None,
+        network_seed=None,
+        folder=tmp_path,
+    )
+    cells = {}
+    for shard in ("1/1", "1/3", "2/3", "3/3"):
+        options.shard = shard
+        cells[shard] = [cell for cell, _ in _cells(options)]
+    parts = [set(cells[f"{i}/3"]) for i in (1, 2, 3)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(cells["1/1"])
+    options.shard = "4/3"
+    with pytest.raises(ValueError, match="`--shard` must be i/n"):
+        list(_cells(options))
+
+
+def test_untrained_is_one_fixed_initialisation():
+    base = experiments.base_predictor("untrained-random-coins", "lstm")
+    again = experiments.base_predictor.__wrapped__("untrained-random-coins", "lstm")
+    for mine, other in zip(jax.tree.leaves(base), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(mine, other)

@@ -1,0 +1,145 @@
+"""The store: what is written is read, nothing is ever half there, foreign files are named."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from promptbayes import experiments, results
+
+
+def cell(repetitions, method="SoftPT", seconds=1.0):
+    """A cell as `run_cell` makes it, with numbers that say where they belong."""
+    repetitions = np.array(repetitions, np.int32)
+    size = len(repetitions)
+    curve = (
+        np.linspace(-1, 3, 200)[None, None, :] + repetitions[:, None, None] + np.zeros((1, 3, 1))
+    )
+    return xr.Dataset(
+        {
+            "regret": (("repetition", "evaluation", "step"), curve.astype(np.float32)),
+            "cumulative_regret": (
+                ("repetition", "evaluation", "mark"),
+                np.cumsum(curve, axis=-1)[..., [49, 99, 199]].astype(np.float32),
+            ),
+            "loss": (("repetition", "tuning_step"), np.full((size, 4), 30.0, np.float32)),
+        },
+        coords={
+            "repetition": repetitions,
+            "evaluation": list(experiments.TASKS),
+            "step": np.arange(1, 201, dtype=np.int32),
+            "mark": np.array([50, 100, 200], np.int32),
+        },
+        attrs={
+            "setting": "single-coin",
+            "network": "lstm",
+            "method": method,
+            "training": "Training()",
+            "seconds": seconds,
+            "date": "2026-11-21",
+        },
+    )
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "cell.nc"
+    written = cell([0, 1])
+    results.write(path, written)
+    read = results.read(path)
+    # 16 bits over 32500 steps of the largest value: off by at most half a step of the packing.
+    half_step = float(np.abs(written.regret).max()) / 32500 / 2
+    # and by float32's rounding of what is unpacked
+    np.testing.assert_allclose(read.regret, written.regret, rtol=2**-22, atol=1.01 * half_step)
+    np.testing.assert_array_equal(read.cumulative_regret, written.cumulative_regret)
+    assert read.attrs["setting"] == "single-coin"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_appending_adds_only_what_is_new(tmp_path):
+    path = tmp_path / "cell.nc"
+    results.append(path, cell([0, 1]))
+    altered = cell([1, 2]).assign(cumulative_regret=cell([1, 2]).cumulative_regret + 100)
+    results.append(path, altered)
+    read = results.read(path)
+    np.testing.assert_array_equal(read.repetition, [0, 1, 2])
+    np.testing.assert_array_equal(
+        read.cumulative_regret[1], cell([1]).cumulative_regret[0], "a kept repetition changed"
+    )
+    assert read.attrs["seconds"] == 2.0
+
+
+def test_cells_of_other_training_do_not_mix(tmp_path):
+    results.append(tmp_path / "cell.nc", cell([0]))
+    with pytest.raises(ValueError, match="was tuned with"):
+        results.append(tmp_path / "cell.nc", cell([1]).assign_attrs(training="Training(shorter)"))
+
+
+def test_a_setting_lies_side_by_side(tmp_path):
+    for method, repetitions in {"SoftPT": [0, 1, 2], "FullWT": [0]}.items():
+        path = results.cell_path("single-coin", "lstm", method, folder=tmp_path)
+        results.write(path, cell(repetitions, method))
+    whole = results.load("single-coin", "lstm", folder=tmp_path)
+    assert list(whole.predictor.values) == ["SoftPT", "FullWT"]
+    assert np.isnan(whole.regret.sel(predictor="FullWT", repetition=2)).all()
+    assert not np.isnan(whole.regret.sel(predictor="SoftPT")).any()
+
+
+def test_what_is_missing_or_unknown_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="reproduce single-coin --network lstm"):
+        results.load("single-coin", "lstm", folder=tmp_path)
+    with pytest.raises(ValueError, match="`setting` must be one of single-coin"):
+        results.load("three-coins", "lstm")
+    with pytest.raises(ValueError, match="`network` must be one of lstm"):
+        results.load("single-coin", "rnn")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+def test_a_damaged_file_is_named_and_left_alone(tmp_path, damage):
+    path = tmp_path / "cell.nc"
+    results.write(path, cell([0]))
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not a net"}[damage])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"cell\.nc is damaged or no netCDF file"):
+        results.read(path)
+    with pytest.raises(ValueError, match=r"cell\.nc"):
+        results.append(path, cell([1]))
+    assert path.read_bytes() == before
+
+
+def test_a_foreign_file_is_named_and_left_alone(tmp_path):
+    path = tmp_path / "weather.nc"
+    xr.Dataset({"rain": ("day", [1.0])}).to_netcdf(path, engine="scipy")
+    with pytest.raises(ValueError, match=r"weather\.nc is a netCDF file, but not a cell"):
+        results.read(path)
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_results import cell
+from promptbayes import results
+print("ready", flush=True)
+for r in range(10_000):
+    results.append({path!r}, cell([r]))
+"""
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.21])
+def test_kill_at_any_moment_leaves_a_whole_file(tmp_path, delay):
+    path = tmp_path / "cell.nc"
+    code = WRITER.format(tests=str(__file__).rsplit("/", 1)[0], path=str(path))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        while not path.exists():
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+    repetitions = results.read(path).repetition.values
+    # Each write adds the next repetition, so a whole file holds 0, 1, ... without a gap.
+    np.testing.assert_array_equal(repetitions, np.arange(len(repetitions)))
+    results.append(path, cell([len(repetitions)]))  # and the next run goes on from there
+    assert len(results.read(path).repetition) == len(repetitions) + 1
