@@ -16,12 +16,13 @@ import pytest
 from promptbayes import (
     LSTM,
     LoRA,
+    Predictor,
     Prefix,
     Sequences,
     Training,
     Transformer,
     Weights,
-    initialise,
+    networks,
     tune,
     tuning,
 )
@@ -68,19 +69,23 @@ def float64():
         yield
 
 
-def scrambled(predictor, seed=0, scale=0.3):
-    """The predictor with noise on every weight, so that none is zero, or one, by construction."""
+def random_predictor(architecture, seed=0):
+    """A predictor with noise in every weight, so that none is zero, or one, by construction."""
     rng = np.random.default_rng(seed)
-    noisy = jax.tree.map(
-        lambda x: jnp.asarray(x + scale * rng.normal(size=x.shape), x.dtype), predictor.params
-    )
-    return predictor._replace(params=noisy)
+
+    def draw(path, leaf):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(centre + 0.4 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    shapes = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    return Predictor(architecture, params, jnp.zeros((0, architecture.embedding_width)))
 
 
 @functools.cache
 def small_predictor(network):
     """A random small network, the same for all tests."""
-    return scrambled(initialise(NETWORKS[network], jax.random.key(0)), scale=0.1)
+    return random_predictor(NETWORKS[network])
 
 
 @pytest.fixture(params=NETWORKS)
@@ -120,7 +125,7 @@ class Run(NamedTuple):
 
 
 KEYS = 7  # the seed of the runs' keys
-RUN = Training(num_steps=300, batch_size=64, length=3, learning_rate=0.05)
+RUN = Training(num_steps=999, batch_size=64, length=3, learning_rate=0.1)
 
 
 @functools.cache

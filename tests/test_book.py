@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import bookcache  # noqa: E402
 import docstrings  # noqa: E402
+import drawings  # noqa: E402
 import notebooks  # noqa: E402
 
 BOOK = notebooks.Book()
@@ -303,6 +304,11 @@ def test_readme_example_gives_what_it_says():
         else:
             assert f"{value:.{len(expected.split('.')[1])}f}" == expected, line
     assert said >= 3
+
+
+@pytest.mark.parametrize("name", sorted(drawings.drawings()))
+def test_drawing_is_what_its_code_draws(name):
+    assert (drawings.ASSETS / name).read_text("utf8") == drawings.drawings()[name]
 
 
 def test_a_change_of_the_library_changes_the_key(tmp_path, monkeypatch):

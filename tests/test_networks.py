@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import roundings, scrambled, small_predictor
+from conftest import random_predictor, roundings, small_predictor
 from flax import nnx
 from promptbayes import LSTM, Architecture, Transformer, initialise, networks
 
@@ -108,7 +108,7 @@ def naive_position(time, width):
 
 @pytest.mark.parametrize("network", DEEP)
 def test_predictions_and_states_are_those_of_loops_in_float64(network, float64):
-    deep = scrambled(initialise(DEEP[network], jax.random.key(1)))
+    deep = random_predictor(DEEP[network])
     width = deep.network.embedding_width
     deep = deep._replace(prefix=np.random.default_rng(2).normal(size=(3, width)))
     log_probs, states = deep(TOKENS), deep.states(TOKENS)
@@ -123,7 +123,7 @@ def test_predictions_and_states_are_those_of_loops_in_float64(network, float64):
 
 @pytest.mark.parametrize("network", DEEP)
 def test_float32_differs_from_the_loops_by_rounding_only(network):
-    deep = scrambled(initialise(DEEP[network], jax.random.key(1)))
+    deep = random_predictor(DEEP[network])
     expected = np.array([naive(deep, sequence)[0] for sequence in TOKENS])
     # Half of all roundings go up: the sum of n is about the square root of n, 4 of them at most.
     tolerance = roundings(4 * np.sqrt(ROUNDINGS), np.float32)
@@ -263,7 +263,7 @@ def test_number_of_parameters(architecture, number):
 @pytest.mark.parametrize("architecture", [LSTM(), Transformer()], ids=["LSTM", "Transformer"])
 def test_random_weights_have_the_papers_scale(architecture):
     params = initialise(architecture, jax.random.key(6)).params
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
         name = path[-1].key
         if name == "bias":
             assert np.all(leaf == 0)
@@ -278,8 +278,11 @@ def test_random_weights_have_the_papers_scale(architecture):
             assert name == "recurrent"
 
 
+SMALL_AND_DEEP = LSTM(width=32, num_layers=2)
+
+
 def test_recurrent_kernel_is_orthogonal_gate_by_gate():
-    params = initialise(LSTM(width=32, num_layers=2), jax.random.key(7)).params
+    params = initialise(SMALL_AND_DEEP, jax.random.key(7)).params
     gates = [
         gate
         for layer in params["torso"]["layers"].values()
@@ -295,7 +298,7 @@ def test_recurrent_kernel_is_orthogonal_gate_by_gate():
 
 def test_another_key_gives_another_network_and_the_same_key_the_same():
     def draw(seed):
-        return jax.tree.leaves(initialise(LSTM(width=8), jax.random.key(seed)).params)
+        return jax.tree.leaves(initialise(SMALL_AND_DEEP, jax.random.key(seed)).params)
 
     assert all(np.array_equal(a, b) for a, b in zip(draw(0), draw(0)))
     assert any(not np.array_equal(a, b) for a, b in zip(draw(0), draw(1)))

@@ -7,10 +7,9 @@ the posterior after it.  The numbers on the cover come from `promptbayes.exact`.
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
-
 from promptbayes import exact
 from promptbayes.tasks import coin, random_coins
+from scipy import stats
 
 ASSETS = Path(__file__).resolve().parent.parent / "book" / "assets"
 PROMPT = (0, 0, 1, 0, 0, 0)
@@ -23,7 +22,7 @@ def curve(flips: tuple[int, ...], x0: float, y0: float, width: float, height: fl
     """The posterior density after these flips as the points of a path; `height` shows density 3."""
     heads = sum(flips)
     tau = np.linspace(0.0, 1.0, 81)
-    density = stats.beta(1 + heads, 1 + len(flips) - heads).pdf(tau)
+    density = stats.beta.pdf(tau, 1 + heads, 1 + len(flips) - heads)
     points = zip(x0 + tau * width, y0 - density / 3 * height, strict=True)
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 

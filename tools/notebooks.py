@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from myst_nb.core.config import NbParserConfig
 from myst_nb.core.read import read_myst_markdown_notebook
 from myst_parser.config.main import MdParserConfig
 from pybtex.database import parse_file
@@ -61,9 +60,10 @@ ADMONITIONS = {
 PROOFS = {
     name: name.capitalize()
     for name in (
-        "algorithm assumption axiom conjecture corollary criterion definition example lemma "
-        "notation observation property proposition remark theorem"
-    ).split()
+        *("algorithm", "assumption", "axiom", "conjecture", "corollary", "criterion"),
+        *("definition", "example", "lemma", "notation", "observation", "property"),
+        *("proposition", "remark", "theorem"),
+    )
 }
 TRANSPARENT = {"container", "div", "tab-set", "grid", "card-carousel", "epigraph", "only"}
 CITATIONS = {"cite", "cite:p", "cite:ps", "cite:t", "cite:ts", "cite:author", "cite:year"}
@@ -369,11 +369,10 @@ def is_notebook(path: Path) -> bool:
 
 def read_chapter(path: Path) -> Any:
     """The chapter as myst-nb reads it when it builds the book."""
-    config = NbParserConfig()
     return read_myst_markdown_notebook(
         path.read_text("utf8"),
         MdParserConfig(enable_extensions={"colon_fence", "dollarmath", "amsmath"}),
-        config.code_cell_directive if hasattr(config, "code_cell_directive") else "{code-cell}",
+        "{code-cell}",
         "{raw-cell}",
         path=str(path),
     )
@@ -632,7 +631,9 @@ class Writer:
         raise self.fail(f"no notebook text for the directive {{{name}}}; see tools/notebooks.py.")
 
     def equation(self, block: Block) -> list[str]:
-        body = [line.rstrip() for line in ([block.argument] if block.argument else []) + block.lines]
+        body = [
+            line.rstrip() for line in ([block.argument] if block.argument else []) + block.lines
+        ]
         text = "\n".join(body).strip("\n")
         # As Sphinx does: `\\` and `&` work without an environment of their own.
         if "\\\\" in text and "\\begin{" not in text.split("\\\\")[0]:
@@ -688,9 +689,7 @@ class Writer:
                 rows[-1].append([found[1]])
             elif line.strip():
                 rows[-1][-1].append(line.strip())
-        cells = [
-            [self.inline(" ".join(cell)).replace("|", "\\|") for cell in row] for row in rows
-        ]
+        cells = [[self.inline(" ".join(cell)).replace("|", "\\|") for cell in row] for row in rows]
         if not int(block.options.get("header-rows", 0)):
             cells.insert(0, [""] * len(cells[0]))
         made = ["| " + " | ".join(row) + " |" for row in cells]
@@ -737,6 +736,7 @@ def make_notebook(book: Book, page: str) -> str:
     sources: list[tuple[str, str, dict]] = [
         ("code", INSTALL_CELL.format(url=book.url, branch=book.branch), {"tags": ["remove-cell"]})
     ]
+    cell: Any
     for cell in chapter.cells:
         if cell.cell_type == "markdown":
             text = "\n".join(writer.blocks(cell.source.split("\n"))).strip("\n")
@@ -760,15 +760,15 @@ def make_notebook(book: Book, page: str) -> str:
 
     cells = []
     for i, (kind, source, metadata) in enumerate(sources):
-        cell: dict[str, Any] = {
+        made: dict[str, Any] = {
             "cell_type": kind,
             "id": f"x-{i:03d}",
             "metadata": metadata,
             "source": source.rstrip("\n").splitlines(keepends=True),
         }
         if kind == "code":
-            cell |= {"execution_count": None, "outputs": []}
-        cells.append(cell)
+            made |= {"execution_count": None, "outputs": []}
+        cells.append(made)
     notebook = {
         "cells": cells,
         "metadata": {

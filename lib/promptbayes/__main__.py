@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m promptbayes", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_pretrain, _add_reproduce):
+    for add in (_add_pretrain, _add_reproduce, _add_table):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -136,6 +136,51 @@ def _cells(options):
         path = results.cell_path(*cell, options.network_seed, options.folder)
         have = set(results.read(path).repetition.values.tolist()) if path.is_file() else set()
         yield cell, [r for r in range(wanted) if r not in have]
+
+
+def _add_table(commands) -> None:
+    command = commands.add_parser(
+        "table",
+        help="print the paper's numbers beside the stored ones",
+        epilog="example: python -m promptbayes table single-coin",
+    )
+    command.add_argument("settings", nargs="*", help="all if left out")
+    command.add_argument("--folder", help="where the results are; the package's if left out")
+    command.set_defaults(run=_table)
+
+
+def _table(options) -> None:
+    """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
+    columns = "{:<29} {:<12} {:<12} {:>8} {:>17} {:>7} {:>4} {:>7}"
+    print(
+        columns.format(
+            *["setting", "network", "predictor", "median", "quantiles", "error", "runs", "paper"]
+        )
+    )
+    for name in options.settings or experiments.SETTINGS:
+        target = experiments.setting_of(name).target
+        for network in experiments.NETWORKS:
+            for predictor_name, value in experiments.exact_baselines(name).items():
+                row = name, network, predictor_name, f"{value:.3f}", "", "exact", "", ""
+                print(columns.format(*row))
+            try:
+                stored = results.load(name, network, options.folder)
+            except FileNotFoundError:
+                print(columns.format(name, network, "not computed", *5 * [""]))
+                continue
+            for row in _rows(stored.sel(evaluation=target, mark=50), name, network):
+                print(columns.format(*row))
+
+
+def _rows(stored, name, network):
+    for method in stored.predictor.values:
+        chosen = stored.sel(predictor=method)
+        runs = chosen.cumulative_regret.dropna("repetition")
+        low, median, high = np.quantile(runs, [0.25, 0.5, 0.75])
+        error = float(chosen.cumulative_regret_error.max())
+        paper = experiments.PAPER.get((name, network), "") if method == "SoftPT" else ""
+        quantiles = f"{low:.3f} to {high:.3f}"
+        yield name, network, method, f"{median:.3f}", quantiles, f"{error:.3f}", len(runs), paper
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ def load(setting: str, network: str, folder=None) -> xr.Dataset:
             f"nothing of `setting` {setting} on the {network} is stored; "
             f"`python -m promptbayes reproduce {setting} --network {network}` computes it."
         )
-    side_by_side = xr.concat(list(cells.values()), dim="predictor", join="outer", combine_attrs="drop")
+    side_by_side = xr.concat(
+        list(cells.values()), dim="predictor", join="outer", combine_attrs="drop"
+    )
     return side_by_side.assign_coords(predictor=list(cells))
 
 
