@@ -111,8 +111,8 @@ class TwoCoinsWithoutNoise(NamedTuple):
 
 def two_coins_without_noise():
     times = {k: (3 ** (3 - k) + 3**k) // 2 for k in range(4)}
-    rows = [[x] * times[sum(x)] for x in itertools.product((0, 1), repeat=3)]
-    return TwoCoinsWithoutNoise(np.array(sum(rows, []), np.int32))
+    rows = [x for x in itertools.product((0, 1), repeat=3) for _ in range(times[sum(x)])]
+    return TwoCoinsWithoutNoise(np.array(rows, np.int32))
 
 
 class Run(NamedTuple):

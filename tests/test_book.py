@@ -500,3 +500,20 @@ def test_outputs_are_results_not_noise(pages, page):
     article = of_chapter(pages, page)
     assert not article.select(".output.stderr, .output.traceback")
     assert "it/s]" not in article.get_text()
+
+
+@pytest.mark.parametrize("page", [page for page in BOOK.chapters if "/pr" in page])
+def test_exercises_reject_the_starter_and_accept_the_solution(pages, page):
+    """What the self-checks printed when the page ran: on the starter, and on the solution."""
+    article = of_chapter(pages, page)
+
+    def printed(tag):
+        return [
+            " ".join(output.get_text() for output in cell.select(".cell_output"))
+            for cell in article.select(f"div.cell.tag_{tag}")
+        ]
+
+    starters, solutions = printed("exercise-check"), printed("exercise-solution")
+    assert len(starters) == len(solutions) >= 2
+    assert all("Not yet" in text and "Correct." not in text for text in starters), starters
+    assert all("Correct." in text and "Not yet" not in text for text in solutions), solutions

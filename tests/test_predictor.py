@@ -15,7 +15,6 @@ from promptbayes import (
     LSTM,
     PRETRAINING,
     Predictor,
-    cumulative_regret,
     dirichlet,
     evaluate,
     exact,
@@ -40,7 +39,9 @@ def test_predictions_are_probabilities(small):
 def test_plain_lists_are_tokens_too(small):
     np.testing.assert_array_equal(small(TOKENS.tolist()), small(TOKENS))
     np.testing.assert_array_equal(small(jnp.asarray(TOKENS)), small(TOKENS))
-    np.testing.assert_array_equal(small.with_tokens([0, 1]).prefix, small.with_tokens((0, 1)).prefix)
+    np.testing.assert_array_equal(
+        small.with_tokens([0, 1]).prefix, small.with_tokens((0, 1)).prefix
+    )
 
 
 def test_a_prefix_of_embedded_tokens_is_these_tokens_in_front(small):
@@ -130,7 +131,9 @@ def test_initialise_takes_architectures_only(architecture):
         initialise(architecture, jax.random.key(0))
 
 
-@pytest.mark.parametrize("key", [0, None, np.zeros(2, np.uint32), jax.random.split(jax.random.key(0))])
+@pytest.mark.parametrize(
+    "key", [0, None, np.zeros(2, np.uint32), jax.random.split(jax.random.key(0))]
+)
 def test_initialise_takes_one_key_only(key):
     with pytest.raises(TypeError, match="`key` must be one jax random key such as"):
         initialise(LSTM(), key)
@@ -143,7 +146,9 @@ def test_initialise_takes_one_key_only(key):
 def saved(tmp_path):
     """A file that `save` wrote, and what is in it."""
     content = small_predictor("LSTM")
-    content = content._replace(prefix=jnp.asarray(np.random.default_rng(1).normal(size=(2, 6)), "f"))
+    content = content._replace(
+        prefix=jnp.asarray(np.random.default_rng(1).normal(size=(2, 6)), "f")
+    )
     path = tmp_path / "weights.safetensors"
     save(path, content, {"task": "coins", "steps": [1, 2]})
     return path, content
@@ -221,7 +226,10 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ('{"name": "GRU"}', "holds no known architecture: a GRU, expected one of LSTM, Transformer"),
+        (
+            '{"name": "GRU"}',
+            "holds no known architecture: a GRU, expected one of LSTM, Transformer",
+        ),
         ('{"name": "LSTM", "gates": 4}', "holds no known architecture"),
         ('{"name": "LSTM", "width": 0}', "holds no known architecture"),
         ('{"width": 8}', "holds no known architecture"),

@@ -787,20 +787,22 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, report differences")
     arguments = parser.parse_args()
     book = Book()
-    stale = []
+    stale, refused = [], 0
     for page in book.chapters:
         target = (book.root / page).with_suffix(".ipynb")
         try:
             made = make_notebook(book, page)
         except ChapterError as error:
             print(error, file=sys.stderr)
-            return 1
+            refused += 1
+            continue
         if not target.exists() or target.read_text("utf8") != made:
             stale.append(str(target.relative_to(book.root)))
             if not arguments.check:
                 target.write_text(made, "utf8")
     if stale and arguments.check:
         print("Not up to date (run `make notebooks`):", *stale, sep="\n  ")
+    if refused or (stale and arguments.check):
         return 1
     print(f"{len(book.chapters)} notebooks, {len(stale)} written.")
     return 0

@@ -127,7 +127,8 @@ def tune(base, method, task, training: Training, keys, *, progress: bool = True)
         raise TypeError(f"`base` must be a Predictor, got {base!r}.")
     if isinstance(method, HardPrefix):
         raise TypeError("`method`: hard prompts have no gradient; use search_hard_prefix.")
-    if not all(hasattr(method, name) for name in ("check", "init", "apply")):
+    parts = ("check", "init", "apply")
+    if isinstance(method, type) or not all(hasattr(method, part) for part in parts):
         raise TypeError(f"`method` must be a Prefix, Weights or LoRA, got {method!r}.")
     method.check(base)
     keys = _check_run(task, base.num_tokens, training, keys)
