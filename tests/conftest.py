@@ -74,8 +74,10 @@ def random_predictor(architecture, seed=0):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(centre + 0.4 * rng.normal(size=leaf.shape), leaf.dtype)
+        noise = rng.normal(size=leaf.shape)
+        if leaf.ndim == 2:
+            return jnp.asarray(noise / np.sqrt(leaf.shape[0]), leaf.dtype)
+        return jnp.asarray(0.2 * noise + (path[-1].key == "scale"), leaf.dtype)
 
     shapes = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
@@ -125,7 +127,7 @@ class Run(NamedTuple):
 
 
 KEYS = 7  # the seed of the runs' keys
-RUN = Training(num_steps=999, batch_size=64, length=3, learning_rate=0.1)
+RUN = Training(num_steps=999, batch_size=64, length=3, learning_rate=0.2)
 
 
 @functools.cache
