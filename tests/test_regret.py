@@ -39,11 +39,11 @@ def test_regret_of_samples_is_the_exact_regret(name):
     losses = evaluate(predictor.predict, sequences)
     sampled = cumulative_regret(losses, sequences)
     curve = exact.regret_curve(predictor, source, length)
-    # 50 steps that are not independent: 4 standard errors at each all but never fail by chance.
-    assert np.all(np.abs(sampled.mean - curve) < 4 * sampled.standard_error)
-    # Step by step: the increments of the exact curve.
     steps = instantaneous_regret(losses, sequences)
-    assert np.all(np.abs(steps.mean - np.diff(curve, prepend=0)) < 4 * steps.standard_error)
+    increments = np.diff(curve, prepend=0)
+    for n in (0, 4, 49):  # 4 standard errors: fails by chance once in 16,000
+        assert abs(sampled.mean[n] - curve[n]) < 4 * sampled.standard_error[n]
+        assert abs(steps.mean[n] - increments[n]) < 4 * steps.standard_error[n]
 
 
 def test_the_papers_exact_number_is_met():
@@ -91,15 +91,15 @@ def test_estimates_are_means_and_standard_errors_over_sequences():
 
 
 def test_evaluate_is_minus_the_log_probability_of_what_came(small):
-    for number in (1, 64, 65, 130):  # less than a chunk, one, just over one, three with padding
-        tokens = np.random.default_rng(number).integers(0, 2, size=(number, 6))
-        losses = evaluate(small, Sequences(tokens, None))
-        log_probs = np.asarray(small(tokens))
-        expected = -np.array(
-            [[log_probs[b, t, x] for t, x in enumerate(row)] for b, row in enumerate(tokens)]
-        )
+    tokens = np.random.default_rng(0).integers(0, 2, size=(130, 6))
+    log_probs = np.asarray(small(tokens))
+    expected = -np.array(
+        [[log_probs[b, t, x] for t, x in enumerate(row)] for b, row in enumerate(tokens)]
+    )
+    for number in (1, 64, 130):  # less than a chunk, one, three with padding
+        losses = evaluate(small, Sequences(tokens[:number], None))
         # The same network on batches of another size.
-        np.testing.assert_allclose(losses, expected, atol=roundings(100), rtol=0)
+        np.testing.assert_allclose(losses, expected[:number], atol=roundings(100), rtol=0)
 
 
 def test_networks_tasks_and_functions_are_evaluated_alike():

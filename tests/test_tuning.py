@@ -326,9 +326,7 @@ def test_repetitions_see_the_same_data_under_every_method():
 
 def test_a_gradient_of_zero_moves_nothing():
     done = short(KEYS_10[:3], base=blind())
-    start = [
-        Prefix("soft", 2).init(jax.random.split(key)[0], done.base) for key in KEYS_10[:3]
-    ]
+    start = [Prefix("soft", 2).init(jax.random.split(key)[0], done.base) for key in KEYS_10[:3]]
     np.testing.assert_array_equal(done.theta, np.stack(start))
 
 

@@ -1,0 +1,144 @@
+"""Cores, caches and devices change speed, never a number beyond rounding."""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import NETWORKS, roundings
+from promptbayes import LSTM, PRETRAINING, TUNING, Transformer, hardware
+
+# Micro-batches.
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 96, 256])
+@pytest.mark.parametrize("length", [1, 50, 100])
+@pytest.mark.parametrize("architecture", [LSTM(), Transformer(), LSTM(width=1, embedding_width=1)])
+def test_a_micro_batch_is_the_largest_divisor_that_fits_the_cache(batch_size, length, architecture):
+    floats = architecture.floats_per_token
+    size = hardware.micro_batch_size(batch_size, length, floats)
+
+    def fits(sequences):
+        return 4 * sequences * length * floats <= hardware.CACHE_BYTES
+
+    assert batch_size % size == 0
+    assert fits(size) or size == 1
+    larger = [d for d in range(size + 1, batch_size + 1) if batch_size % d == 0]
+    assert not any(fits(d) for d in larger)
+
+
+def test_the_papers_batches_are_cut_as_measured():
+    """About 8 sequences for the Transformer's pretraining; a few tens for the LSTM's tuning."""
+    long, short = PRETRAINING.length, TUNING.length
+    assert hardware.micro_batch_size(256, long, Transformer().floats_per_token) in (4, 8)
+    assert hardware.micro_batch_size(256, short, LSTM().floats_per_token) in (16, 32)
+
+
+def test_an_accelerator_takes_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(hardware.jax, "default_backend", lambda: "gpu")
+    assert hardware.micro_batch_size(257, 1000, 10_000) == 257
+
+
+# Spreading.
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_spread_is_a_loop_over_entries(size, backend, monkeypatch):
+    """Also where the entries do not divide by the devices; on an accelerator it is a vmap."""
+    monkeypatch.setattr(hardware.jax, "default_backend", lambda: backend)
+    rng = np.random.default_rng(size)
+    arrays = rng.integers(-9, 9, size=(size, 4)), {"x": rng.integers(-9, 9, size=(size, 2, 3))}
+
+    def function(vector, tree):
+        return {"sum": vector.sum() + tree["x"].sum(), "first": tree["x"][0]}
+
+    together = jax.jit(lambda *arrays: hardware.spread(function, *arrays))(*arrays)
+    for i in range(size):
+        expected = function(arrays[0][i], {"x": arrays[1]["x"][i]})
+        np.testing.assert_array_equal(together["sum"][i], expected["sum"])  # integers: exactly
+        np.testing.assert_array_equal(together["first"][i], expected["first"])
+    assert together["first"].shape == (size, 3)
+
+
+def test_spread_takes_random_keys():
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.jit(lambda keys: hardware.spread(jax.random.normal, keys))(keys)
+    expected = jnp.stack([jax.random.normal(key) for key in keys])
+    np.testing.assert_allclose(together, expected, atol=roundings(10), rtol=0)
+
+
+# Devices.
+
+GRADIENTS = """
+import sys
+
+import jax
+import numpy as np
+from conftest import NETWORKS, SMALL_METHODS, small_predictor
+from promptbayes import hardware, tuning
+
+tokens = np.random.default_rng(0).integers(0, 2, size=(4, 5)).astype(np.int32)
+method = SMALL_METHODS["FullWT"]
+arrays = {}
+for network in NETWORKS:
+    base = small_predictor(network)
+    theta = jax.tree.map(lambda x: np.stack([x, 2 * x, 3 * x]), method.init(None, base))
+    of_three = jax.jit(lambda theta: hardware.spread(
+        lambda one: tuning.loss_and_gradient(base, method, one, tokens), theta))
+    for path, leaf in jax.tree.leaves_with_path(of_three(theta)):
+        arrays[network + jax.tree_util.keystr(path)] = leaf
+hardware.use_all_cores()  # too late to have an effect, but no error
+np.savez(sys.argv[1], devices=len(jax.devices()), **arrays)
+"""
+
+
+def start(devices, script, path):
+    """Python with a number of simulated devices; warnings are errors there too."""
+    environment = {
+        "PROMPTBAYES_CPU_DEVICES": str(devices),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, path],
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_gradients_do_not_depend_on_the_number_of_devices(tmp_path):
+    """Three repetitions on 1, 2 and 4 simulated devices: 4 have one too many, 2 too few."""
+    with contextlib.ExitStack() as stack:
+        processes = {
+            n: stack.enter_context(start(n, GRADIENTS, tmp_path / f"{n}.npz")) for n in (1, 2, 4)
+        }
+        for process in processes.values():
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    results = {n: dict(np.load(tmp_path / f"{n}.npz")) for n in processes}
+    assert [int(result.pop("devices")) for result in results.values()] == [1, 2, 4]
+    one = results[1]
+    for network in NETWORKS:
+        assert sum(name.startswith(network) for name in one) > 5
+    for result in (results[2], results[4]):
+        assert result.keys() == one.keys()
+        for name, expected in one.items():
+            # Sums over 4 sequences of 5 steps; three times the weights make gradients below 100.
+            scale = max(1, np.abs(expected).max())
+            np.testing.assert_allclose(
+                result[name], expected, atol=scale * roundings(200), rtol=0, err_msg=name
+            )
+            assert np.any(expected != 0), name
+
+
+@pytest.mark.parametrize("devices", ["0", "-2", "two", "1.5", ""])
+def test_an_impossible_number_of_devices_is_refused(devices, monkeypatch):
+    monkeypatch.setenv("PROMPTBAYES_CPU_DEVICES", devices)
+    with pytest.raises(ValueError, match="`PROMPTBAYES_CPU_DEVICES` must be 1, 2, ..., got"):
+        hardware.use_all_cores()
