@@ -12,6 +12,7 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -45,7 +46,7 @@ def join_outputs(chapter, executed):
 def stderr_of(notebook) -> list[str]:
     """What the cells wrote to stderr.  A page shows results, not warnings or progress bars."""
     return [
-        f"{cell.source.splitlines()[0]} ...\n{output.text}"
+        f"    {cell.source.splitlines()[0]} ...\n{textwrap.indent(output.text[:1000], '      ')}"
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
@@ -121,6 +122,7 @@ def main() -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's remarks on the machine
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are for those who wait
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     keeper = Keeper(copies, cache)
