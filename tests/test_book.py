@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import bookcache  # noqa: E402
 import docstrings  # noqa: E402
 import drawings  # noqa: E402
+import execute  # noqa: E402
 import notebooks  # noqa: E402
 
 BOOK = notebooks.Book()
@@ -229,6 +231,40 @@ def test_generator_refuses_what_it_cannot_show(tmp_path, text, message):
     book = small_book(tmp_path, first="# Start\n\n" + text)
     with pytest.raises(notebooks.ChapterError, match=re.escape(message)):
         notebooks.make_notebook(book, "book/first.md")
+
+
+# Their execution
+
+
+def executed(*cells: tuple[str, str, str]):
+    """A notebook as nbmake leaves it: the install cell, then (source, stream, text)."""
+    done = nbformat.v4.new_notebook()
+    done.cells = [nbformat.v4.new_code_cell("install")]
+    for source, stream, text in cells:
+        output = nbformat.v4.new_output("stream", name=stream, text=text)
+        done.cells.append(nbformat.v4.new_code_cell(source, outputs=[output], execution_count=7))
+    return done
+
+
+def test_outputs_go_to_the_cells_of_the_chapter(tmp_path):
+    text = "# Start\n\n```{code-cell}\nprint(1)\n```\n\nText.\n\n```{code-cell}\nprint(2)\n```\n"
+    small_book(tmp_path, first=text)
+    path = tmp_path / "book" / "first.md"
+    run = executed(("print(1)", "stdout", "1"), ("print(2)", "stdout", "2"))
+    joined = execute.join_outputs(notebooks.read_chapter(path), run)
+    shown = [cell.outputs[0].text for cell in joined.cells if cell.cell_type == "code"]
+    assert shown == ["1", "2"]
+    changed = executed(("print(1)", "stdout", "1"), ("print(3)", "stdout", "3"))
+    with pytest.raises(ValueError, match="make notebooks"):
+        execute.join_outputs(notebooks.read_chapter(path), changed)
+
+
+def test_a_chapter_that_prints_to_stderr_is_found():
+    run = executed(("print(1)", "stdout", "1"), ("tune()", "stderr", "50%|#####"))
+    (found,) = execute.stderr_of(run)
+    assert "tune()" in found
+    assert "50%" in found
+    assert execute.stderr_of(executed(("print(1)", "stdout", "1"))) == []
 
 
 # The files around the book

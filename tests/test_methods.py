@@ -6,7 +6,16 @@ import re
 import jax
 import numpy as np
 import pytest
-from conftest import KEYS, MATRIX, NUM_SEEDS, SMALL_METHODS, roundings, run, small_predictor
+from conftest import (
+    KEYS,
+    MATRIX,
+    NUM_SEEDS,
+    PREFIX_METHODS,
+    SMALL_METHODS,
+    roundings,
+    run,
+    small_predictor,
+)
 from promptbayes import (
     LSTM,
     METHODS,
@@ -21,7 +30,6 @@ from promptbayes import (
 )
 
 TOKENS = np.array([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
-PREFIX_METHODS = ("SimplexPT", "RealPT", "SoftPT")
 WEIGHT_METHODS = ("EmbedWT", "UnembedWT", "Un+EmbedWT", "FullWT")
 
 
@@ -53,7 +61,7 @@ def test_exactly_what_is_freed_moves(network, method):
     done = run(network, method)
     theta = {"three steps": done.after_three_steps, "all steps": done.tuned.theta}
     before = named_leaves(done.base.params)
-    for seed in range(NUM_SEEDS):
+    for seed in range(NUM_SEEDS[method]):
         for name, value in theta.items():
             tuned = done.method.apply(done.base, entry(value, seed))
             after = named_leaves(tuned.params)
@@ -63,15 +71,15 @@ def test_exactly_what_is_freed_moves(network, method):
             if method not in PREFIX_METHODS:
                 assert tuned.prefix is done.base.prefix
         # Within a leaf, nothing that has a gradient was left out: after three steps all of it has.
-    start = start_of(done)
+    start = start_of(done, method)
     for leaf, first in named_leaves(start).items():
         third = named_leaves(done.after_three_steps)[leaf]
         assert np.all(np.any(third != first, axis=tuple(range(1, first.ndim)))), leaf
 
 
-def start_of(done):
+def start_of(done, method):
     """Theta [seed, ...] at the start: `tune` gives the first half of each key to `init`."""
-    keys = jax.random.split(jax.random.key(KEYS), NUM_SEEDS)
+    keys = jax.random.split(jax.random.key(KEYS), NUM_SEEDS[method])
     starts = [done.method.init(jax.random.split(key)[0], done.base) for key in keys]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
 
@@ -81,11 +89,12 @@ def test_only_the_tuned_numbers_are_in_theta(network, method):
     """No copy of a frozen weight is carried for each repetition."""
     done = run(network, method)
     width, tokens = done.base.network.embedding_width, done.base.num_tokens
+    seeds = NUM_SEEDS[method]
     shapes = {
-        "SimplexPT": {(NUM_SEEDS, 2, tokens)},
-        "RealPT": {(NUM_SEEDS, 2, tokens)},
-        "SoftPT": {(NUM_SEEDS, 2, width)},
-        "LoRAWT": {(NUM_SEEDS, width, 2), (NUM_SEEDS, 2, width)},
+        "SimplexPT": {(seeds, 2, tokens)},
+        "RealPT": {(seeds, 2, tokens)},
+        "SoftPT": {(seeds, 2, width)},
+        "LoRAWT": {(seeds, width, 2), (seeds, 2, width)},
     }
     leaves = named_leaves(done.tuned.theta)
     if method in shapes:
@@ -93,7 +102,7 @@ def test_only_the_tuned_numbers_are_in_theta(network, method):
     else:
         params = named_leaves(done.base.params)
         assert leaves.keys() == freed(network, method)
-        assert all(leaf.shape == (NUM_SEEDS, *params[name].shape) for name, leaf in leaves.items())
+        assert all(leaf.shape == (seeds, *params[name].shape) for name, leaf in leaves.items())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from conftest import (
     MATRIX,
     NETWORKS,
     NUM_SEEDS,
+    PREFIX_METHODS,
     RUN,
     SMALL_METHODS,
     roundings,
@@ -39,8 +40,6 @@ from promptbayes import (
     tune,
     tuning,
 )
-
-PREFIX_METHODS = ("SimplexPT", "RealPT", "SoftPT")
 
 
 def expected_loss(predictor):
@@ -73,12 +72,12 @@ def test_weight_methods_reach_the_entropy(network, method):
     """There are 7 histories to predict after: any of these methods has room to do each as Bayes.
 
     Nothing is below the entropy. "Reached" means: of what the base loses in excess, less than one
-    part in fifty is left, in every repetition.
+    part in fifty is left.
     """
     done, entropy = run(network, method), two_coins_entropy()
     before = expected_loss(done.base) - entropy
     assert before > 0.05  # there was something to gain
-    for seed in range(NUM_SEEDS):
+    for seed in range(NUM_SEEDS[method]):
         after = expected_loss(done.tuned.predictor(seed)) - entropy
         assert -roundings(9) < after < before / 50
 
@@ -124,7 +123,7 @@ def test_prefix_methods_reach_the_best_prefix(network, method, loss_of_prefix):
     )
     random = np.mean([loss(np.ravel(start))[0] for start in starts])
     assert random - best > 0.01  # there was something to gain
-    reached = min(expected_loss(done.tuned.predictor(seed)) for seed in range(NUM_SEEDS))
+    reached = min(expected_loss(done.tuned.predictor(seed)) for seed in range(NUM_SEEDS[method]))
     assert reached - best < (random - best) / 20
 
 
@@ -163,10 +162,10 @@ def test_pretraining_on_one_coin_reaches_its_entropy():
 
 def test_losses_are_those_before_each_step(small):
     network = type(small.network).__name__
-    done = run(network, "SoftPT")
-    starts = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(KEYS), NUM_SEEDS))[:, 0]
-    assert done.tuned.losses.shape == (NUM_SEEDS, RUN.num_steps)
-    for seed in range(NUM_SEEDS):
+    done, seeds = run(network, "SoftPT"), NUM_SEEDS["SoftPT"]
+    starts = jax.vmap(jax.random.split)(jax.random.split(jax.random.key(KEYS), seeds))[:, 0]
+    assert done.tuned.losses.shape == (seeds, RUN.num_steps)
+    for seed in range(seeds):
         start = done.method.apply(done.base, done.method.init(starts[seed], done.base))
         # The prefix itself is no part of the loss. One batch in another order of summation.
         np.testing.assert_allclose(
@@ -339,38 +338,25 @@ def test_tuning_leaves_the_base_as_it_was():
         np.testing.assert_array_equal(leaf, copy)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_micro_batches_give_the_gradient_of_the_batch(small, size, monkeypatch, float64):
+def test_micro_batches_give_the_gradient_of_the_batch(small, monkeypatch, float64):
     as_float64 = jax.tree.map(lambda x: np.asarray(x, np.float64), small)
     method = SMALL_METHODS["FullWT"]
-    tokens = np.random.default_rng(0).integers(0, 2, size=(4, 3)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, 2, size=(6, 3)).astype(np.int32)
     theta = method.init(None, as_float64)
 
-    def gradient(micro_batch):
-        monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: micro_batch)
+    def loss_and_gradient(size):
+        monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: size)
         return jax.jit(lambda theta: tuning.loss_and_gradient(as_float64, method, theta, tokens))(
             theta
         )
 
-    whole = whole_gradients(small, lambda: gradient(4))
-    for part, all_at_once in zip(jax.tree.leaves(gradient(size)), jax.tree.leaves(whole)):
-        # Sums of four terms of order one, in another order.
-        np.testing.assert_allclose(part, all_at_once, atol=roundings(1000, np.float64), rtol=0)
-    losses = -np.take_along_axis(np.asarray(as_float64(tokens)), tokens[..., None], axis=-1)
-    np.testing.assert_allclose(
-        whole[0], losses.sum(axis=(1, 2)).mean(), atol=roundings(100, np.float64)
-    )
-
-
-_WHOLE = {}
-
-
-def whole_gradients(small, compute):
-    """The gradient of the whole batch, compiled once for each network."""
-    name = type(small.network).__name__
-    if name not in _WHOLE:
-        _WHOLE[name] = compute()
-    return _WHOLE[name]
+    whole, parts = loss_and_gradient(6), loss_and_gradient(2)
+    for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        # Sums of six terms of order one, in another order.
+        np.testing.assert_allclose(one, other, atol=roundings(1000, np.float64), rtol=0)
+    came = np.take_along_axis(np.asarray(as_float64(tokens)), tokens[..., None], axis=-1)
+    mean = -came.sum(axis=(1, 2)).mean()  # the mean over sequences of their sums over time
+    np.testing.assert_allclose(whole[0], mean, atol=roundings(100, np.float64), rtol=0)
 
 
 def test_ctrl_c_stops_the_loop_and_harms_nothing(monkeypatch, counted):

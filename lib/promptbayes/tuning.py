@@ -117,7 +117,7 @@ def tune(base, method, task, training: Training, keys, *, progress: bool = True)
 
     Example:
         >>> import jax
-        >>> from promptbayes import coin, initialise, LSTM
+        >>> from promptbayes import LSTM, Prefix, coin, initialise
         >>> base = initialise(LSTM(width=8), jax.random.key(0))
         >>> short = Training(num_steps=3, batch_size=4, length=5)
         >>> tune(base, Prefix("soft", 2), coin(0.2), short, jax.random.key(1)).theta.shape
