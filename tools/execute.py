@@ -22,7 +22,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from notebooks import Book, read_chapter
 
-CELL_TIMEOUT = 600  # seconds
+CELL_TIMEOUT = 1200  # seconds; far more than any cell takes, for machines with other work
 
 
 def join_outputs(chapter, executed):
