@@ -32,10 +32,11 @@ def test_a_micro_batch_is_the_largest_divisor_that_fits_the_cache(batch_size, le
 
 
 def test_the_papers_batches_are_cut_as_measured():
-    """About 8 sequences for the Transformer's pretraining; a few tens for the LSTM's tuning."""
+    """Sizes from 1 to 128 were tried on two cores: these are the fastest or within their noise."""
     long, short = PRETRAINING.length, TUNING.length
-    assert hardware.micro_batch_size(256, long, Transformer().floats_per_token) in (4, 8)
-    assert hardware.micro_batch_size(256, short, LSTM().floats_per_token) in (16, 32)
+    assert hardware.micro_batch_size(256, long, Transformer().floats_per_token) == 2
+    assert hardware.micro_batch_size(256, short, Transformer().floats_per_token) == 4
+    assert hardware.micro_batch_size(256, short, LSTM().floats_per_token) == 16
 
 
 def test_an_accelerator_takes_the_whole_batch(monkeypatch):

@@ -67,3 +67,44 @@ def spread(function, *arrays):
         mapped, mesh=mesh, in_specs=over_devices, out_specs=over_devices, check_vma=False
     )
     return jax.tree.map(lambda x: x[:size], sharded(padded))
+
+
+def sum_over_micro_batches(function, shared, batch, size):
+    """`function(shared, micro_batch)`, summed over micro-batches of `size`; differentiable.
+
+    Each micro-batch is differentiated while its activations are in the cache. Gradients are
+    computed for those numbers in `shared` alone that the caller differentiates; none for `batch`.
+    """
+    micro_batches = batch.reshape(-1, size, *batch.shape[1:])
+    return _sum_over(function, shared, micro_batches)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_over(function, shared, micro_batches):
+    return lax.map(functools.partial(function, shared), micro_batches).sum()
+
+
+def _sum_over_forward(function, shared, micro_batches):
+    leaves, tree = jax.tree.flatten(shared, is_leaf=lambda x: hasattr(x, "perturbed"))
+    free = {i: leaf.value for i, leaf in enumerate(leaves) if leaf.perturbed}
+
+    def of_free(free, micro_batch):
+        values = [free.get(i, leaf.value) for i, leaf in enumerate(leaves)]
+        return function(jax.tree.unflatten(tree, values), micro_batch)
+
+    def add(total, micro_batch):
+        one = jax.value_and_grad(of_free)(free, micro_batch)
+        return jax.tree.map(jnp.add, total, one), None
+
+    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, free)
+    total, gradient = lax.scan(add, zero, micro_batches.value)[0]
+    gradients = [gradient.get(i) for i in range(len(leaves))]
+    return total, jax.tree.unflatten(tree, gradients)
+
+
+def _sum_over_backward(function, gradient, cotangent):
+    del function
+    return jax.tree.map(lambda x: cotangent * x, gradient), None
+
+
+_sum_over.defvjp(_sum_over_forward, _sum_over_backward, symbolic_zeros=True)

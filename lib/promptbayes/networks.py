@@ -30,6 +30,14 @@ class Reading(NamedTuple):
     states: jax.Array  # [batch, time, feature]: the internal state of the PCA figures
 
 
+class Shared(NamedTuple):
+    """What is the same for all sequences, computed once for however many batches of them."""
+
+    output: jax.Array  # [width]: the torso's, from which the first token is predicted
+    memory: Memory  # of the empty context and the prefix
+    vocabulary: Any  # [token, time, ...]: what each token would be to the torso at each step
+
+
 class Network(nnx.Module):
     """Linear embedding, torso, linear unembedding; both linear maps have a bias."""
 
@@ -44,22 +52,65 @@ class Network(nnx.Module):
         empty_1xD = self.embedding(jnp.zeros((1, self.embedding.in_features)))
         return self.torso(jnp.concatenate([empty_1xD, prefix_LxD])[None], self.torso.start())
 
-    def read_content(self, tokens_BxT: jax.Array, memory: Memory) -> Reading:
-        """Tokens after what the memory holds."""
-        one_hot_BxTxA = jax.nn.one_hot(tokens_BxT, self.embedding.in_features)
-        return self.torso(self.embedding(one_hot_BxTxA), memory)
-
-    def log_probs(self, tokens_BxT: jax.Array, prefix_LxD: jax.Array) -> jax.Array:
-        """Log pi(x_t | prefix, x_<t), shape [batch, time, token]."""
+    def share(self, prefix_LxD: jax.Array, length: int) -> Shared:
+        """Read the prefix, and prepare every token for every step of sequences of this length."""
         first = self.read_prefix(prefix_LxD)
-        rest = self.read_content(tokens_BxT[:, :-1], first.memory)
-        first_BxW = jnp.broadcast_to(first.outputs[:, -1], (tokens_BxT.shape[0], self.torso.width))
-        outputs_BxTxW = jnp.concatenate([first_BxW[:, None], rest.outputs], axis=1)
-        outputs_BxTxW = outputs_BxTxW[:, : tokens_BxT.shape[1]]  # matters for no tokens at all
+        num_tokens = self.embedding.in_features
+        embedded_AxD = self.embedding(jnp.eye(num_tokens))
+        embedded_AxTxD = jnp.repeat(embedded_AxD[:, None], length - 1, axis=1)  # all but the last
+        vocabulary = self.torso.prepare(embedded_AxTxD, first.memory)
+        return Shared(first.outputs[0, -1], first.memory, vocabulary)
+
+    def log_probs(self, tokens_BxT: jax.Array, shared: Shared) -> jax.Array:
+        """Log pi(x_t | prefix, x_<t), shape [batch, time, token]."""
+        prepared = look_up(shared.vocabulary, tokens_BxT[:, :-1])
+        rest_BxTxW = self.torso.read(prepared, shared.memory).outputs
+        first_BxW = jnp.broadcast_to(shared.output, (len(tokens_BxT), self.torso.width))
+        outputs_BxTxW = jnp.concatenate([first_BxW[:, None], rest_BxTxW], axis=1)
         return jax.nn.log_softmax(self.unembedding(outputs_BxTxW))
 
 
-class LSTMTorso(nnx.Module):
+def look_up(vocabulary, tokens_BxT):
+    """For every token what it is at its step: leaves [token, time, ...] become [batch, time, ...].
+
+    Products with one-hot vectors: a gather would do, but its gradient is slow.
+    """
+
+    def choose(table_AxTxF):
+        one_hot_BxTxA = jax.nn.one_hot(tokens_BxT, len(table_AxTxF))
+        return jnp.einsum("bta,at...->bt...", one_hot_BxTxA, table_AxTxF)
+
+    return jax.tree.map(choose, vocabulary)
+
+
+class Torso(nnx.Module):
+    """Reads vectors, after what its memory holds, in two parts.
+
+    What a vector undergoes by itself (`prepare`) is the same wherever the same token stands at the
+    same step, and is computed once for a whole batch; where vectors meet (`read`) it is not.
+    """
+
+    width: int  # of the outputs
+
+    def start(self) -> Memory:
+        """What the memory holds before anything is read."""
+        raise NotImplementedError(f"{type(self).__name__} must define start().")
+
+    def prepare(self, x_BxTxD: jax.Array, memory: Memory) -> Any:
+        """What each vector undergoes by itself; nothing, unless a torso defines it."""
+        del memory
+        return x_BxTxD
+
+    def read(self, prepared: Any, memory: Memory) -> Reading:
+        """What prepared vectors make of each other and of the memory."""
+        raise NotImplementedError(f"{type(self).__name__} must define read(prepared, memory).")
+
+    def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
+        """Read vectors after what the memory holds."""
+        return self.read(self.prepare(x_BxTxD, memory), memory)
+
+
+class LSTMTorso(Torso):
     """Layers of Hochreiter & Schmidhuber's cell with forget gate; the state is the cells."""
 
     def __init__(self, input_width: int, width: int, num_layers: int, rngs: nnx.Rngs):
@@ -71,14 +122,21 @@ class LSTMTorso(nnx.Module):
         """Zero cells and hidden states."""
         return [(jnp.zeros((1, self.width)), jnp.zeros((1, self.width))) for _ in self.layers]
 
-    def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
-        """Read vectors after what the memory holds."""
-        after, states = [], []
-        for layer, before in zip(self.layers, memory, strict=True):
-            x_BxTxD, c_BxTxW, last = layer(x_BxTxD, before)
+    def prepare(self, x_BxTxD: jax.Array, memory: Memory) -> jax.Array:
+        """The first layer's input projection."""
+        del memory
+        return self.layers[0].input(x_BxTxD)
+
+    def read(self, prepared: jax.Array, memory: Memory) -> Reading:
+        """The recurrences, one layer after the other."""
+        after, states, gates_BxTx4W, h_BxTxW = [], [], prepared, prepared
+        for i, (layer, before) in enumerate(zip(self.layers, memory, strict=True)):
+            if i > 0:
+                gates_BxTx4W = layer.input(h_BxTxW)  # one product for all steps
+            h_BxTxW, c_BxTxW, last = layer(gates_BxTx4W, before)
             after.append(last)
             states.append(c_BxTxW)
-        return Reading(x_BxTxD, after, jnp.concatenate(states, axis=-1))
+        return Reading(h_BxTxW, after, jnp.concatenate(states, axis=-1))
 
 
 class LSTMLayer(nnx.Module):
@@ -94,9 +152,9 @@ class LSTMLayer(nnx.Module):
         gates = [orthogonal(rngs.params(), (width, width)) for _ in range(4)]
         self.recurrent = nnx.Param(jnp.concatenate(gates, axis=1))
 
-    def __call__(self, x_BxTxD, before):
+    def __call__(self, gates_BxTx4W, before):
         """Hidden states, cells, and the last of both."""
-        gates_TxBx4W = jnp.swapaxes(self.input(x_BxTxD), 0, 1)  # one product for all steps
+        gates_TxBx4W = jnp.swapaxes(gates_BxTx4W, 0, 1)
         batch, width = gates_TxBx4W.shape[1], self.recurrent.shape[0]
         c_BxW, h_BxW = (jnp.broadcast_to(s, (batch, width)) for s in before)
         h_TxBxW, c_TxBxW = recur(gates_TxBx4W, self.recurrent[...], c_BxW, h_BxW)
@@ -106,44 +164,57 @@ class LSTMLayer(nnx.Module):
         return *time_last, (c_TxBxW[-1], h_TxBxW[-1])
 
 
-def _recur(gates_TxBx4W, kernel_Wx4W, c_BxW, h_BxW):
-    def cell(carry, gates_Bx4W):
-        c_BxW, h_BxW = carry
-        i, f, g, o = jnp.split(gates_Bx4W + h_BxW @ kernel_Wx4W, 4, axis=-1)
-        c_BxW = jax.nn.sigmoid(f) * c_BxW + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h_BxW = jax.nn.sigmoid(o) * jnp.tanh(c_BxW)
-        return (c_BxW, h_BxW), (h_BxW, c_BxW)
-
-    return lax.scan(cell, (c_BxW, h_BxW), gates_TxBx4W)[1]
-
-
 @jax.custom_vjp
 def recur(gates_TxBx4W, kernel_Wx4W, c_BxW, h_BxW):
-    """The recurrence; its kernel's gradient is one product over all steps, not one a step."""
-    return _recur(gates_TxBx4W, kernel_Wx4W, c_BxW, h_BxW)
+    """Hidden states and cells [time, batch, width]; the gates given are the input's part of them.
+
+    Differentiated by hand: half as much is kept of every step as autodiff would keep, and the
+    kernel's gradient is one product over all steps, not one a step (`benchmarks/`).
+    """
+    return _recur_forward(gates_TxBx4W, kernel_Wx4W, c_BxW, h_BxW)[0]
 
 
 def _recur_forward(gates_TxBx4W, kernel_Wx4W, c_BxW, h_BxW):
-    run = functools.partial(_recur, kernel_Wx4W=kernel_Wx4W)
-    out, pullback = jax.vjp(
-        lambda gates, c, h: run(gates, c_BxW=c, h_BxW=h), gates_TxBx4W, c_BxW, h_BxW
-    )
-    h_before_TxBxW = jnp.concatenate([h_BxW[None], out[0][:-1]])
-    return out, (pullback, h_before_TxBxW)
+    def cell(carry, gates_Bx4W):
+        c_BxW, h_BxW = carry
+        i, f, g, o = jnp.split(gates_Bx4W + h_BxW @ kernel_Wx4W, 4, axis=-1)
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        c_BxW = f * c_BxW + i * g
+        h_BxW = o * jnp.tanh(c_BxW)
+        return (c_BxW, h_BxW), (h_BxW, c_BxW, (i, f, g, o))
+
+    h_TxBxW, c_TxBxW, open_TxBxW = lax.scan(cell, (c_BxW, h_BxW), gates_TxBx4W)[1]
+    c_before_TxBxW = jnp.concatenate([c_BxW[None], c_TxBxW])[:-1]
+    h_before_TxBxW = jnp.concatenate([h_BxW[None], h_TxBxW])[:-1]
+    kept = kernel_Wx4W, open_TxBxW, c_TxBxW, c_before_TxBxW, h_before_TxBxW
+    return (h_TxBxW, c_TxBxW), kept
 
 
-def _recur_backward(residuals, cotangents):
-    pullback, h_before_TxBxW = residuals
-    # Gates enter as gates + h @ kernel, so the gradient of the former serves the latter too.
-    gates_TxBx4W, c_BxW, h_BxW = pullback(cotangents)
-    kernel_Wx4W = jnp.einsum("tbw,tbg->wg", h_before_TxBxW, gates_TxBx4W)
-    return gates_TxBx4W, kernel_Wx4W, c_BxW, h_BxW
+def _recur_backward(kept, cotangents):
+    kernel_Wx4W, open_TxBxW, c_TxBxW, c_before_TxBxW, h_before_TxBxW = kept
+
+    def cell(carry, step):  # d_x: the gradient with respect to x
+        d_c, d_h = carry
+        (i, f, g, o), c_BxW, c_before_BxW, (d_h_here, d_c_here) = step
+        tanh_c, d_h = jnp.tanh(c_BxW), d_h + d_h_here
+        d_c = d_c + d_c_here + d_h * o * (1 - tanh_c**2)
+        d_i, d_f, d_g, d_o = d_c * g, d_c * c_before_BxW, d_c * i, d_h * tanh_c
+        d_gates_Bx4W = jnp.concatenate(
+            [d_i * i * (1 - i), d_f * f * (1 - f), d_g * (1 - g**2), d_o * o * (1 - o)], axis=-1
+        )
+        return (d_c * f, d_gates_Bx4W @ kernel_Wx4W.T), d_gates_Bx4W
+
+    nothing = jnp.zeros_like(c_TxBxW, shape=c_TxBxW.shape[1:])
+    steps = open_TxBxW, c_TxBxW, c_before_TxBxW, cotangents
+    (d_c, d_h), d_gates_TxBx4W = lax.scan(cell, (nothing, nothing), steps, reverse=True)
+    d_kernel_Wx4W = jnp.einsum("tbw,tbg->wg", h_before_TxBxW, d_gates_TxBx4W)
+    return d_gates_TxBx4W, d_kernel_Wx4W, d_c, d_h
 
 
 recur.defvjp(_recur_forward, _recur_backward)
 
 
-class TransformerTorso(nnx.Module):
+class TransformerTorso(Torso):
     """Decoder-only blocks over absolute sinusoidal positions; memory is keys and values."""
 
     def __init__(self, width: int, num_layers: int, num_heads: int, mlp_width: int, rngs: nnx.Rngs):
@@ -159,13 +230,19 @@ class TransformerTorso(nnx.Module):
         nothing_1x0xHxK = jnp.zeros((1, 0, self.num_heads, self.width // self.num_heads))
         return [(nothing_1x0xHxK, nothing_1x0xHxK) for _ in self.blocks]
 
-    def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
-        """Read vectors after what the memory holds."""
+    def prepare(self, x_BxTxD: jax.Array, memory: Memory) -> Any:
+        """Positions, and the first block's queries, keys and values."""
         start = memory[0][0].shape[1]  # a prefix shifts the positions of the content
         x_BxTxD = x_BxTxD + sinusoids(start + x_BxTxD.shape[1], self.width)[None, start:]
-        after, states = [], []
-        for block, before in zip(self.blocks, memory, strict=True):
-            x_BxTxD, attended_BxTxD, keys_and_values = block(x_BxTxD, before)
+        return x_BxTxD, self.blocks[0].prepare(x_BxTxD)
+
+    def read(self, prepared: Any, memory: Memory) -> Reading:
+        """Attention and MLP, one block after the other."""
+        (x_BxTxD, qkv), after, states = prepared, [], []
+        for i, (block, before) in enumerate(zip(self.blocks, memory, strict=True)):
+            if i > 0:
+                qkv = block.prepare(x_BxTxD)
+            x_BxTxD, attended_BxTxD, keys_and_values = block.read(x_BxTxD, qkv, before)
             after.append(keys_and_values)
             states.append(attended_BxTxD)
         return Reading(self.norm(x_BxTxD), after, jnp.concatenate(states, axis=-1))
@@ -181,9 +258,13 @@ class Block(nnx.Module):
         self.up = nnx.Linear(width, mlp_width, use_bias=False, rngs=rngs)
         self.down = nnx.Linear(mlp_width, width, use_bias=False, rngs=rngs)
 
-    def __call__(self, x_BxTxD, before):
+    def prepare(self, x_BxTxD):
+        """Queries, keys and values."""
+        return self.attention.prepare(self.attention_norm(x_BxTxD))
+
+    def read(self, x_BxTxD, qkv, before):
         """The residual stream, what attention added to it, and the memory afterwards."""
-        attended_BxTxD, after = self.attention(self.attention_norm(x_BxTxD), before)
+        attended_BxTxD, after = self.attention.read(qkv, before)
         x_BxTxD = x_BxTxD + attended_BxTxD
         hidden_BxTxM = jax.nn.gelu(self.up(self.mlp_norm(x_BxTxD)), approximate=True)
         return x_BxTxD + self.down(hidden_BxTxM), attended_BxTxD, after
@@ -199,8 +280,8 @@ class Attention(nnx.Module):
         norm = functools.partial(nnx.LayerNorm, width, epsilon=1e-6, use_bias=False, rngs=rngs)
         self.query_norm, self.key_norm = norm(), norm()
 
-    def __call__(self, x_BxTxD, before):
-        """What the heads gather for every vector, and the keys and values afterwards."""
+    def prepare(self, x_BxTxD):
+        """Queries, keys and values, [batch, time, head, width of a head] each."""
 
         def heads(y_BxTxD):
             width = y_BxTxD.shape[2] // self.num_heads
@@ -208,12 +289,16 @@ class Attention(nnx.Module):
 
         q_BxTxHxK = heads(self.query_norm(self.query(x_BxTxD)))
         k_BxTxHxK = heads(self.key_norm(self.key(x_BxTxD)))
-        v_BxTxHxK = heads(self.value(x_BxTxD))
+        return q_BxTxHxK, k_BxTxHxK, heads(self.value(x_BxTxD))
+
+    def read(self, qkv, before):
+        """What the heads gather for every vector, and the keys and values afterwards."""
+        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = qkv
         weights_BxHxTxPT = attention_weights(q_BxTxHxK, k_BxTxHxK, before[0])
         past = before[0].shape[1]
         mixed_BxTxHxK = jnp.einsum("bhts,bshk->bthk", weights_BxHxTxPT[..., past:], v_BxTxHxK)
         mixed_BxTxHxK += jnp.einsum("bhtp,phk->bthk", weights_BxHxTxPT[..., :past], before[1][0])
-        attended_BxTxD = self.out(mixed_BxTxHxK.reshape(x_BxTxD.shape))
+        attended_BxTxD = self.out(lax.collapse(mixed_BxTxHxK, 2))
         after = tuple(
             jnp.concatenate([jnp.broadcast_to(old, (len(new), *old.shape[1:])), new], axis=1)
             for old, new in zip(before, (k_BxTxHxK, v_BxTxHxK), strict=True)
@@ -243,8 +328,8 @@ def sinusoids(length: int, width: int) -> jax.Array:
 class Architecture:
     """What a network is made of, without its numbers: hashable, compared by value.
 
-    A network of your own is a subclass with a `torso`: an `nnx.Module` with a `width`, a `start()`
-    and a `__call__(vectors, memory) -> Reading`. To be tuned it needs `floats_per_token` as well.
+    A network of your own is a subclass with a `torso`: a `Torso` with a `width`, a `start()` and a
+    `read(vectors, memory) -> Reading`. To be tuned it needs `floats_per_token` as well.
     """
 
     num_tokens: int = 2
@@ -261,7 +346,7 @@ class Architecture:
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
 
-    def torso(self, rngs: nnx.Rngs) -> Any:
+    def torso(self, rngs: nnx.Rngs) -> Torso:
         """The part between embedding and unembedding."""
         raise NotImplementedError(f"{type(self).__name__} must define torso(rngs).")
 
@@ -322,8 +407,8 @@ class Transformer(Architecture):
 
     @property
     def floats_per_token(self) -> int:
-        """Residuals, queries, keys, values and the MLP of every block."""
-        return self.num_layers * (12 * self.embedding_width + 3 * self.mlp_width)
+        """Residuals, queries, keys, values and five forms of the hidden layer, of every block."""
+        return self.num_layers * (12 * self.embedding_width + 5 * self.mlp_width)
 
 
 def initial_params(architecture: Architecture, key: jax.Array) -> Params:

@@ -73,6 +73,11 @@ class Predictor(NamedTuple):
         tokens = check_tokens(tokens, self.num_tokens, ranks=(2,))
         return _log_probs(self, tokens)
 
+    def prepare(self, length: int) -> "Prepared":
+        """The same, with all done ahead that sequences of this length have in common."""
+        network = networks.bind(self.network, self.params)
+        return Prepared(self.network, self.params, network.share(self.prefix, length))
+
     @property
     def num_tokens(self) -> int:
         """Size of the alphabet."""
@@ -105,17 +110,31 @@ class Predictor(NamedTuple):
         return _states(self, tokens)
 
 
+class Prepared(NamedTuple):
+    """A predictor for sequences of one length that has read its prefix already."""
+
+    network: Architecture
+    params: Params
+    shared: networks.Shared
+
+    def __call__(self, tokens) -> jax.Array:
+        """Log-probabilities [batch, time, token] after tokens [batch, time]."""
+        return networks.bind(self.network, self.params).log_probs(tokens, self.shared)
+
+
 @jax.jit
 def _log_probs(predictor: Predictor, tokens) -> jax.Array:
-    network = networks.bind(predictor.network, predictor.params)
-    return network.log_probs(tokens, predictor.prefix)
+    if not tokens.shape[1]:
+        return jnp.zeros((*tokens.shape, predictor.num_tokens))
+    return predictor.prepare(tokens.shape[1])(tokens)
 
 
 @jax.jit
 def _states(predictor: Predictor, tokens) -> States:
     network = networks.bind(predictor.network, predictor.params)
     first = network.read_prefix(predictor.prefix)
-    content = network.read_content(tokens, first.memory)
+    shared = network.share(predictor.prefix, tokens.shape[1] + 1)
+    content = network.torso.read(networks.look_up(shared.vocabulary, tokens), shared.memory)
     return States(first.states[0, 0], first.states[0, 1:], content.states)
 
 

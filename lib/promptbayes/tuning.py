@@ -20,7 +20,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from .hardware import micro_batch_size, spread
+from .hardware import micro_batch_size, spread, sum_over_micro_batches
 from .methods import METHODS, PARTS, HardPrefix, Weights
 from .networks import Architecture
 from .predictor import Predictor, check_key, initialise, is_key, no_prefix
@@ -214,21 +214,18 @@ def _step(base, method, task, training, key, state, index):
 
 def loss_and_gradient(base, method, theta, tokens):
     """Mean over sequences of their summed log loss, and its gradient with respect to theta."""
-
-    def loss(theta, micro):
-        return log_loss(method.apply(base, theta)(micro), micro).sum() / len(tokens)
-
     batch_size, length = tokens.shape
     size = micro_batch_size(batch_size, length, base.network.floats_per_token)
-    micros = tokens.reshape(-1, size, length)
-    if len(micros) == 1:
-        return jax.value_and_grad(loss)(theta, micros[0])
 
-    def add(total, micro):
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(theta, micro)), None
+    def mean_loss(theta):
+        prepared = method.apply(base, theta).prepare(length)
+        return sum_over_micro_batches(_summed_loss, prepared, tokens, size) / batch_size
 
-    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, theta)
-    return lax.scan(add, zero, micros)[0]
+    return jax.value_and_grad(mean_loss)(theta)
+
+
+def _summed_loss(predictor, tokens):
+    return log_loss(predictor(tokens), tokens).sum()
 
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
