@@ -62,6 +62,15 @@ $(COLAB_ENV)/.installed: requirements-colab.txt pyproject.toml
 	$(COLAB_BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+# make bench    tuning beside a plain loop, on an otherwise idle machine; about ten minutes
+.PHONY: bench reproduce
+bench: env
+	$(BIN)/python benchmarks/bench.py
+
+# make reproduce    those of the paper's experiments that are not stored yet; hours, and resumable
+reproduce: env
+	$(BIN)/python -m promptbayes reproduce
+
 # make notebooks    the .ipynb beside every chapter, again; after a change of a chapter
 notebooks: env
 	$(BIN)/python tools/notebooks.py

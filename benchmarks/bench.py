@@ -6,6 +6,7 @@ For each network and method: seconds per step and repetition of `tune` and of a 
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import plain
 import promptbayes as pb
-from promptbayes import tuning
+from promptbayes import hardware, networks, tuning
 from promptbayes.tuning import Training
 
 NETWORKS = {"LSTM": pb.LSTM(), "Transformer": pb.Transformer()}
@@ -35,10 +36,13 @@ def main():
     parser.add_argument("--repetitions", type=int, default=len(jax.devices()) * 2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-of", nargs=2, metavar=("NETWORK", "METHOD"))
+    parser.add_argument("--time-of", nargs=3, metavar=("NETWORK", "METHOD", "LEVER"))
     parser.add_argument("--out", default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.memory_of:
         return print_peak_memory(*options.memory_of)
+    if options.time_of:
+        return print_time_without(*options.time_of, options)
     cases = [(n, m) for n in NETWORKS for m in METHODS if (n, m) != ("LSTM", "LoRAWT")]
     rows = [measure(*case, options) for case in cases]
     for row in rows:
@@ -51,6 +55,8 @@ def main():
         "rows": rows,
         "end_to_end": [end_to_end(rows, n, m) for n in NETWORKS for m in ("SoftPT", "FullWT")],
         "evaluation_seconds": {name: evaluation(name) for name in NETWORKS},
+        "hard_search_seconds": {name: hard_search(name) for name in NETWORKS},
+        "levers": levers(options),
     }
     for row in rows:
         row["share_of_matmul"] = flops(row) / row["tune_s"] / (report["matmul_gflops"] * 1e9)
@@ -157,29 +163,99 @@ def evaluation(network):
     return time.perf_counter() - began
 
 
+def hard_search(network):
+    """All 64 prompts of length 6 on 2048 sequences of length 50, compile included."""
+    base = pb.initialise(NETWORKS[network], jax.random.key(0))
+    jax.clear_caches()
+    began = time.perf_counter()
+    pb.search_hard_prefix(base, TASK, 6, key=jax.random.key(4))
+    return time.perf_counter() - began
+
+
+LEVERS = {
+    "all": "nothing switched off",
+    "micro-batches": "the whole batch at once",
+    "sharing": "the first projections for every sequence, not once for every token",
+    "gradient": "the LSTM's recurrence differentiated by jax",
+    "cores": "one device: XLA splits single products over the cores",
+}
+
+
+def levers(options):
+    """Seconds per step and repetition with each lever switched off, each in a fresh process.
+
+    The processes of one case take turns, so that a change of the machine's speed meets all.
+    """
+    found = []
+    for network in NETWORKS:
+        for method in ("FullWT",):
+            names = [n for n in LEVERS if n != "gradient" or network == "LSTM"]
+            times = {name: [] for name in names}
+            for _ in range(2):
+                for name in names:
+                    command = [sys.executable, __file__, "--time-of", network, method, name]
+                    command += ["--repetitions", str(options.repetitions)]
+                    devices = {"PROMPTBAYES_CPU_DEVICES": "1"} if name == "cores" else {}
+                    done = subprocess.run(
+                        command,
+                        capture_output=True,
+                        text=True,
+                        check=True,
+                        env=os.environ | devices,
+                    )
+                    times[name].append(float(done.stdout))
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            found.append({"network": network, "method": method, "seconds": medians})
+    return found
+
+
+def print_time_without(network, method, lever, options):
+    """Median of three rounds of `tune` with one lever switched off."""
+    if lever == "micro-batches":
+        hardware.CACHE_BYTES = 2**60
+    if lever == "gradient":
+        networks.recur = lambda *inputs: networks._recur_forward(*inputs)[0]
+    if lever == "sharing":
+        for torso in (networks.LSTMTorso, networks.TransformerTorso):
+            torso.read = functools.partialmethod(_prepare_and_read, torso.prepare, torso.read)
+            torso.prepare = networks.Torso.prepare
+    base, how, training, keys = setup(network, method, STEPS, options.repetitions)
+    times = []
+    for _ in range(4):  # the first compiles
+        began = time.perf_counter()
+        pb.tune(base, how, TASK, training, keys, progress=False)
+        times.append((time.perf_counter() - began) / STEPS / len(keys))
+    print(statistics.median(times[1:]))
+
+
+def _prepare_and_read(torso, prepare, read, x, memory):
+    return read(torso, prepare(torso, x, memory), memory)
+
+
 def matmul_rate(size=2048):
-    """Floating-point operations a second of one large float32 product."""
-    a = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(jnp.matmul)
+    """Floating-point operations a second of large float32 products, one on each device at once."""
+    count = len(jax.devices())
+    a = jax.random.normal(jax.random.key(0), (count, size, size))
+    product = jax.jit(lambda a: hardware.spread(jnp.matmul, a, a))
     times = []
     for _ in range(6):
         began = time.perf_counter()
-        product(a, a).block_until_ready()
+        product(a).block_until_ready()
         times.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(times[1:])
+    return count * 2 * size**3 / statistics.median(times[1:])
 
 
 def flops(row):
-    """Multiply-adds in matrix products of a plain step, times two: forward, and what flows back."""
-    tokens = 256 * (50 + (6 if row["method"] == "SoftPT" else 0))
-    width, attention = 128, 0
+    """Operations of the matrix products in one step of `tune`, what is computed once left out.
+
+    Forward, back to the activations and, where torso weights are tuned, back to the weights.
+    """
+    tokens, width, positions = 256 * 50, 128, 50 + (7 if row["method"] == "SoftPT" else 1)
     if row["network"] == "LSTM":
-        weights = 8 * width * width
+        weights, attention = 4 * width * width, 0
     else:
-        weights = 12 * width * width
-        attention = 2 * width * tokens / 256
-    backward_to_weights = 1 if row["method"] == "FullWT" else 0
-    return 2 * tokens * (weights * (2 + backward_to_weights) + attention * 3)
+        weights, attention = 9 * width * width, 2 * width * positions
+    return 2 * tokens * (weights * (3 if row["method"] == "FullWT" else 2) + attention * 3)
 
 
 def peak_memory(network, method):
@@ -191,7 +267,12 @@ def peak_memory(network, method):
 def print_peak_memory(network, method):
     base, how, training, keys = setup(network, method, 2, 10)
     pb.tune(base, how, TASK, training, keys, progress=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would also count the process that started this one
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line)
+    else:
+        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(int(kib) / 2**20)
 
 
 def machine():
@@ -212,7 +293,7 @@ def write(report, folder):
         f"# Tuning speed on {report['machine']}",
         "",
         f"{report['repetitions']} repetitions, medians of {report['rounds']} interleaved rounds; "
-        f"one float32 product of size 2048 runs at {report['matmul_gflops']:.0f} GFLOP/s.",
+        f"float32 products of size 2048, one a core, run at {report['matmul_gflops']:.0f} GFLOP/s.",
         "",
         "| network | method | tune, ms per step and repetition | plain loop, ms | times faster "
         "| compile, s | traces | peak memory, GiB | of the matmul rate |",
@@ -237,6 +318,16 @@ def write(report, folder):
         )
     lines += ["", "Evaluation of ten repetitions on 2048 sequences of length 200:", ""]
     lines += [f"- {n}: {s:.1f} s" for n, s in report["evaluation_seconds"].items()]
+    lines += ["", "Exhaustive search of 64 hard prompts on 2048 sequences of length 50:", ""]
+    lines += [f"- {n}: {s:.1f} s" for n, s in report["hard_search_seconds"].items()]
+    lines += ["", "What each lever gains: times slower with it switched off.", ""]
+    names = list(LEVERS)[1:]
+    lines += [f"| network | method | {' | '.join(names)} |", "| --- " * (2 + len(names)) + "|"]
+    for r in report["levers"]:
+        whole = r["seconds"]["all"]
+        gains = [f"{r['seconds'][n] / whole:.2f}" if n in r["seconds"] else "–" for n in names]
+        lines.append(f"| {r['network']} | {r['method']} | {' | '.join(gains)} |")
+    lines += [""] + [f"- {name}: {LEVERS[name]}" for name in names]
     text = "\n".join(lines) + "\n"
     (folder / f"{name}.md").write_text(text)
     print(text)

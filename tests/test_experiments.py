@@ -1,5 +1,10 @@
 """The paper's settings as data, and one small cell of each kind from end to end."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -97,6 +102,47 @@ def test_reproduce_skips_what_is_there(tmp_path, capsys):
     written = path.stat().st_mtime_ns
     main([*command, "--repetitions", "2"])
     assert path.stat().st_mtime_ns == written
+
+
+SMALL_CAMPAIGN = """
+import functools, sys
+from promptbayes import Training, __main__, experiments
+
+experiments.NUM_EVALUATION = 8
+short = Training(num_steps=2, batch_size=4, length=5)
+experiments.run_cell = functools.partial(experiments.run_cell, training=short)
+__main__.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
+    """kill -9 costs the block of repetitions that was running, and leaves only whole files."""
+    command = [sys.executable, "-c", SMALL_CAMPAIGN, "reproduce", "untrained-two-coin-mixture"]
+    command += ["--network", "lstm", "--methods", "UnembedWT", "--folder", str(tmp_path)]
+    path = results.cell_path("untrained-two-coin-mixture", "lstm", "UnembedWT", folder=tmp_path)
+    with subprocess.Popen([*command, "--repetitions", "999"], stderr=subprocess.PIPE) as process:
+        while not path.exists():
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    kept = results.read(path)
+    done = len(kept.repetition)
+    assert 0 < done < 999
+    np.testing.assert_array_equal(kept.repetition, range(done))
+    subprocess.run([*command, "--repetitions", str(done + 1)], check=True, capture_output=True)
+    whole = results.read(path)
+    np.testing.assert_array_equal(whole.repetition, range(done + 1))
+    for name in ("cumulative_regret", "theta"):
+        np.testing.assert_array_equal(whole[name][:done], kept[name])
+
+
+def test_work_is_what_takes_time():
+    """Twice the layers and width are about eight times the work; what is tuned matters less."""
+    work = experiments.work
+    softpt = work("single-coin", "transformer", "SoftPT")
+    assert 7 < work("large-single-coin", "transformer", "SoftPT") / softpt < 9
+    assert work("single-coin", "transformer", "FullWT") > softpt
+    assert work("single-coin", "transformer", "NoTuning") < softpt / 10
 
 
 def test_shards_share_nothing_and_miss_nothing(tmp_path):

@@ -91,22 +91,34 @@ def _add_reproduce(commands) -> None:
 
 def _reproduce(options) -> None:
     """Run every missing repetition of every chosen cell, a block at a time."""
-    cells = list(_cells(options))
-    total = sum(len(missing) for _, missing in cells)
-    block_size = max(1, len(jax.devices()))
-    with tqdm(total=total, unit="repetition", desc="reproduce") as bar:
-        for cell, missing in cells:
-            path = results.cell_path(*cell, options.network_seed, options.folder)
-            while missing:
-                block, missing = missing[:block_size], missing[block_size:]
-                bar.set_postfix_str("/".join(cell))
-                results.append(
-                    path,
-                    experiments.run_cell(
-                        *cell, block, network_seed=options.network_seed, progress=False
-                    ),
-                )
-                bar.update(len(block))
+    blocks = list(_blocks(options))
+    print(f"{sum(len(block) for _, block in blocks)} repetitions to run.", flush=True)
+    # Cells differ a hundredfold in work: time left is told from the work that is left.
+    with tqdm(
+        total=sum(_work(*block) for block in blocks), desc="reproduce", smoothing=0, bar_format=_BAR
+    ) as bar:
+        for cell, block in blocks:
+            bar.set_postfix_str("/".join(cell))
+            done = experiments.run_cell(
+                *cell, block, network_seed=options.network_seed, progress=False
+            )
+            results.append(results.cell_path(*cell, options.network_seed, options.folder), done)
+            bar.update(_work(cell, block))
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+
+
+def _work(cell, block) -> float:
+    return experiments.work(*cell) * len(block)
+
+
+def _blocks(options):
+    """What is missing, in blocks of as many repetitions as run side by side."""
+    size = max(1, len(jax.devices()))
+    for cell, missing in _cells(options):
+        for start in range(0, len(missing), size):
+            yield cell, missing[start : start + size]
 
 
 def _cells(options):
@@ -151,36 +163,41 @@ def _add_table(commands) -> None:
 
 def _table(options) -> None:
     """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
-    columns = "{:<29} {:<12} {:<12} {:>8} {:>17} {:>7} {:>4} {:>7}"
-    print(
-        columns.format(
-            *["setting", "network", "predictor", "median", "quantiles", "error", "runs", "paper"]
-        )
-    )
+    columns = "{:<27} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
+    heading = "setting network predictor median quantiles runs error networks paper"
+    print(columns.format(*heading.split()))
     for name in options.settings or experiments.SETTINGS:
-        target = experiments.setting_of(name).target
+        experiments.setting_of(name)
         for network in experiments.NETWORKS:
-            for predictor_name, value in experiments.exact_baselines(name).items():
-                row = name, network, predictor_name, f"{value:.3f}", "", "exact", "", ""
-                print(columns.format(*row))
             try:
-                stored = results.load(name, network, options.folder)
+                rows = results.summary(name, network, folder=options.folder)
             except FileNotFoundError:
-                print(columns.format(name, network, "not computed", *5 * [""]))
+                print(columns.format(name, network, "not computed", *6 * [""]))
                 continue
-            for row in _rows(stored.sel(evaluation=target, mark=50), name, network):
-                print(columns.format(*row))
+            for row in rows:
+                print(columns.format(name, network, *_texts(row)))
+    print(
+        "\nNats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % "
+        "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "
+        "pretrained networks, and their number."
+    )
 
 
-def _rows(stored, name, network):
-    for method in stored.predictor.values:
-        chosen = stored.sel(predictor=method)
-        runs = chosen.cumulative_regret.dropna("repetition")
-        low, median, high = np.quantile(runs, [0.25, 0.5, 0.75])
-        error = float(chosen.cumulative_regret_error.max())
-        paper = experiments.PAPER.get((name, network), "") if method == "SoftPT" else ""
-        quantiles = f"{low:.3f} to {high:.3f}"
-        yield name, network, method, f"{median:.3f}", quantiles, f"{error:.3f}", len(runs), paper
+def _texts(row: results.Summary) -> list[str]:
+    """One row of the table, as text."""
+    if not row.repetitions:
+        return [row.predictor, f"{row.median:.3f}", "", "exact", "", "", ""]
+    several = len(row.networks) > 1
+    networks = f"{min(row.networks):.3f} to {max(row.networks):.3f} ({len(row.networks)})"
+    return [
+        row.predictor,
+        f"{row.median:.3f}",
+        f"{row.low:.3f} to {row.high:.3f}",
+        str(row.repetitions),
+        f"{row.error:.3f}",
+        networks if several else "",
+        "" if row.paper is None else f"{row.paper:.2f}",
+    ]
 
 
 if __name__ == "__main__":

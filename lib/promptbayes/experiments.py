@@ -127,6 +127,29 @@ def base_predictor(setting: str, network: str, network_seed: int | None = None) 
     return initialise(ARCHITECTURES[network + chosen.variant], jax.random.key(network_seed or 0))
 
 
+def work(setting: str, network: str, method: str, training: Training = TUNING) -> float:
+    """Multiply-adds of one repetition, about: what the progress of `reproduce` is measured in.
+
+    Example:
+        >>> work("single-coin", "lstm", "FullWT") > work("single-coin", "lstm", "NoTuning")
+        True
+    """
+    chosen = setting_of(setting)
+    architecture = ARCHITECTURES[network + chosen.variant]
+    shapes = jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)).params)
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    evaluated = len(TASKS) * NUM_EVALUATION * max(MARKS)
+    tokens, passes = training.num_steps * training.batch_size * training.length, 2
+    if method in _UNTUNED:
+        passes = 0
+    elif isinstance(METHODS[method], HardPrefix):
+        tokens = architecture.num_tokens**chosen.prefix_length * 2048 * training.length
+        passes = 1
+    elif method == "FullWT":
+        passes = 3
+    return float(size) * (passes * tokens + evaluated)
+
+
 @functools.cache
 def evaluation_sequences(task: str) -> Sequences:
     """The one fixed set of sequences on which every method of every setting is evaluated."""

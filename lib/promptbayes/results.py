@@ -7,6 +7,7 @@ far below its standard error); what tables quote is kept in full.
 
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -132,3 +133,61 @@ def load(setting: str, network: str, folder=None) -> xr.Dataset:
 def load_cell(setting: str, network: str, method: str, folder=None) -> xr.Dataset:
     """One cell, with what its method tuned and its trajectories."""
     return read(cell_path(setting, network, method, folder=folder))
+
+
+class Summary(NamedTuple):
+    """What a table says of one predictor: cumulative regret on the target, in nats."""
+
+    predictor: str
+    median: float  # over repetitions, as the next two
+    low: float  # 25 % quantile
+    high: float  # 75 % quantile
+    repetitions: int  # 0: exact
+    error: float  # standard error of the evaluation, the largest of all repetitions
+    networks: tuple[float, ...]  # the medians on each pretrained network, the default one first
+    paper: float | None  # what the authors report
+
+
+def summary(setting: str, network: str, *, mark: int = 50, folder=None) -> list[Summary]:
+    """The exact baselines of a setting, then every stored method.
+
+    Args:
+        setting: a key of `experiments.SETTINGS`.
+        network: `"lstm"` or `"transformer"`.
+        mark: after how many predictions: 50, 100 or 200.
+        folder: where the results are; the package's own if left out.
+
+    Raises:
+        ValueError: an unknown setting, network or mark.
+        FileNotFoundError: nothing of it has been computed.
+
+    Example:
+        >>> rows = {row.predictor: row for row in summary("single-coin", "lstm")}
+        >>> rows["SoftPT"].median < rows["HardPT"].median < rows["PreBayes"].median
+        True
+    """
+    if mark not in experiments.MARKS:
+        raise ValueError(f"`mark` must be one of {experiments.MARKS}, got {mark!r}.")
+    target = experiments.setting_of(setting).target
+    stored = load(setting, network, folder).sel(evaluation=target, mark=mark)
+    rows = [
+        Summary(name, value, value, value, 0, 0.0, (), None)
+        for name, value in experiments.exact_baselines(setting, mark).items()
+    ]
+    for method in stored.predictor.values:
+        cell = stored.sel(predictor=method)
+        runs = cell.cumulative_regret.dropna("repetition").values
+        low, median, high = (float(q) for q in np.quantile(runs, [0.25, 0.5, 0.75]))
+        default = cell_path(setting, network, method, folder=folder)
+        others = [
+            float(read(path).cumulative_regret.sel(evaluation=target, mark=mark).median())
+            for path in sorted(default.parent.glob(f"{method}-network-*.nc"))
+        ]
+        error = float(cell.cumulative_regret_error.max())
+        paper = experiments.PAPER.get((setting, network)) if method == "SoftPT" else None
+        if mark != experiments.MARKS[0]:
+            paper = None
+        rows.append(
+            Summary(str(method), median, low, high, len(runs), error, (median, *others), paper)
+        )
+    return rows
