@@ -35,14 +35,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=len(jax.devices()) * 2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lever-rounds", type=int, default=3)
     parser.add_argument("--memory-of", nargs=2, metavar=("NETWORK", "METHOD"))
     parser.add_argument("--time-of", nargs=3, metavar=("NETWORK", "METHOD", "LEVER"))
+    parser.add_argument("--again", nargs="+", choices=PARTS, help="measure these parts alone")
     parser.add_argument("--out", default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.memory_of:
         return print_peak_memory(*options.memory_of)
     if options.time_of:
         return print_time_without(*options.time_of, options)
+    if options.again:
+        report = json.loads((Path(options.out) / f"{jax.default_backend()}.json").read_text())
+        report |= {part: PARTS[part](options) for part in options.again}
+        return write(report, Path(options.out))
     cases = [(n, m) for n in NETWORKS for m in METHODS if (n, m) != ("LSTM", "LoRAWT")]
     rows = [measure(*case, options) for case in cases]
     for row in rows:
@@ -53,11 +59,8 @@ def main():
         "rounds": options.rounds,
         "matmul_gflops": matmul_rate() / 1e9,
         "rows": rows,
-        "end_to_end": [end_to_end(rows, n, m) for n in NETWORKS for m in ("SoftPT", "FullWT")],
-        "evaluation_seconds": {name: evaluation(name) for name in NETWORKS},
-        "hard_search_seconds": {name: hard_search(name) for name in NETWORKS},
-        "levers": levers(options),
     }
+    report |= {part: measure_part(options) for part, measure_part in PARTS.items()}
     for row in rows:
         row["share_of_matmul"] = flops(row) / row["tune_s"] / (report["matmul_gflops"] * 1e9)
     write(report, Path(options.out))
@@ -134,15 +137,32 @@ def assert_same(base, method, training, keys):
     np.testing.assert_allclose(tuned.losses[0], losses, rtol=1e-4)
 
 
-def end_to_end(rows, network, method, num_steps=200, repetitions=10):
-    """Ten repetitions of 200 steps, compile included; plain is composed of its measured parts."""
+def end_to_end(network, method, num_steps=200, repetitions=10):
+    """Ten repetitions of 200 steps, compile included.
+
+    The plain loop's time is composed of its compile and its steps, measured before and after.
+    """
     base, how, training, keys = setup(network, method, num_steps, repetitions)
+    step, optimizer = plain.make_step(base, how, TASK, training)
+    theta = how.init(keys[0], base)
+    state = theta, optimizer.init(theta)
+    began = time.perf_counter()
+    jax.block_until_ready(step(*state, keys[0], 0))
+    first = time.perf_counter() - began
+
+    def plain_step():
+        began = time.perf_counter()
+        jax.block_until_ready(step(*state, keys[0], 0))
+        return time.perf_counter() - began
+
+    steps = [plain_step() for _ in range(STEPS)]
     jax.clear_caches()
     began = time.perf_counter()
     pb.tune(base, how, TASK, training, keys, progress=False)
     seconds = time.perf_counter() - began
-    row = next(r for r in rows if (r["network"], r["method"]) == (network, method))
-    plain_seconds = repetitions * (row["plain_compile_s"] + num_steps * row["plain_s"])
+    plain_step()  # compiles again
+    steps += [plain_step() for _ in range(STEPS)]
+    plain_seconds = repetitions * (first + (num_steps - 1) * statistics.median(steps))
     return {
         "network": network,
         "method": method,
@@ -182,31 +202,24 @@ LEVERS = {
 
 
 def levers(options):
-    """Seconds per step and repetition with each lever switched off, each in a fresh process.
+    """Seconds per step and repetition of FullWT with each lever switched off, in fresh processes.
 
-    The processes of one case take turns, so that a change of the machine's speed meets all.
+    The processes take turns, so that a change of the machine's speed meets all.
     """
-    found = []
-    for network in NETWORKS:
-        for method in ("FullWT",):
-            names = [n for n in LEVERS if n != "gradient" or network == "LSTM"]
-            times = {name: [] for name in names}
-            for _ in range(2):
-                for name in names:
-                    command = [sys.executable, __file__, "--time-of", network, method, name]
-                    command += ["--repetitions", str(options.repetitions)]
-                    devices = {"PROMPTBAYES_CPU_DEVICES": "1"} if name == "cores" else {}
-                    done = subprocess.run(
-                        command,
-                        capture_output=True,
-                        text=True,
-                        check=True,
-                        env=os.environ | devices,
-                    )
-                    times[name].append(float(done.stdout))
-            medians = {name: statistics.median(values) for name, values in times.items()}
-            found.append({"network": network, "method": method, "seconds": medians})
-    return found
+    return [lever_times(network, "FullWT", options) for network in NETWORKS]
+
+
+def lever_times(network, method, options):
+    names = [name for name in LEVERS if name != "gradient" or network == "LSTM"]
+    times = {name: [] for name in names}
+    for name in names * options.lever_rounds:
+        command = [sys.executable, __file__, "--time-of", network, method, name]
+        command += ["--repetitions", str(options.repetitions)]
+        env = os.environ | ({"PROMPTBAYES_CPU_DEVICES": "1"} if name == "cores" else {})
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        times[name].append(float(done.stdout))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {"network": network, "method": method, "seconds": medians}
 
 
 def print_time_without(network, method, lever, options):
@@ -230,6 +243,14 @@ def print_time_without(network, method, lever, options):
 
 def _prepare_and_read(torso, prepare, read, x, memory):
     return read(torso, prepare(torso, x, memory), memory)
+
+
+PARTS = {  # each compares within itself, so that one can be measured again
+    "end_to_end": lambda _: [end_to_end(n, m) for n in NETWORKS for m in ("SoftPT", "FullWT")],
+    "evaluation_seconds": lambda _: {name: evaluation(name) for name in NETWORKS},
+    "hard_search_seconds": lambda _: {name: hard_search(name) for name in NETWORKS},
+    "levers": levers,
+}
 
 
 def matmul_rate(size=2048):
@@ -307,8 +328,8 @@ def write(report, folder):
         )
     lines += [
         "",
-        "Ten repetitions of 200 steps, compile included (the plain loop's time composed "
-        "of its measured compile and step):",
+        "Ten repetitions of 200 steps, compile included (the plain loop's time composed of its "
+        "compile and its steps, measured right before and after):",
         "",
     ]
     for r in report["end_to_end"]:

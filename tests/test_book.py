@@ -47,6 +47,15 @@ def code_of(text: str) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
+def test_no_page_has_a_placeholder():
+    for page in BOOK.pages:
+        for line in (ROOT / page).read_text().splitlines():
+            assert not re.fullmatch(r"[A-Z]+(-[A-Z]+)+|.*\b(TODO|FIXME|TBD)\b.*", line), (
+                page,
+                line,
+            )
+
+
 # The chapters and their notebooks
 
 

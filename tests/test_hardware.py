@@ -44,6 +44,49 @@ def test_an_accelerator_takes_the_whole_batch(monkeypatch):
     assert hardware.micro_batch_size(257, 1000, 10_000) == 257
 
 
+@jax.custom_vjp
+def never_differentiated(x):
+    return x
+
+
+def _refuse(*arguments):
+    raise AssertionError("a gradient was computed that nobody asked for")
+
+
+never_differentiated.defvjp(_refuse, _refuse)
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_micro_batches_sum_to_the_whole(size):
+    """Value and gradient; integers, so exactly. What is not tuned is not differentiated."""
+    batch = jnp.arange(12).reshape(6, 2)
+    shared = {"tuned": jnp.array([2.0, 3.0]), "frozen": jnp.array(5.0)}
+
+    def function(shared, batch):
+        scale = never_differentiated(shared["frozen"])
+        return (scale * (batch.astype(float) * shared["tuned"][None]) ** 2).sum()
+
+    def in_pieces(tuned):
+        both = {"tuned": tuned, "frozen": shared["frozen"]}
+        return 3 * hardware.sum_over_micro_batches(function, both, batch, size)
+
+    value, gradient = jax.jit(jax.value_and_grad(in_pieces))(shared["tuned"])
+    squares = (np.arange(12).reshape(6, 2) ** 2).sum(axis=0)  # [column]
+    assert value == 3 * 5 * (squares @ [4, 9])
+    np.testing.assert_array_equal(gradient, 3 * 5 * 2 * squares * [2, 3])
+    assert jax.jit(in_pieces)(shared["tuned"]) == value  # and without a gradient
+
+
+def test_micro_batches_under_vmap():
+    """As on an accelerator, where repetitions are one program."""
+
+    def total(x):
+        function = lambda x, batch: (x * batch).sum()  # noqa: E731
+        return hardware.sum_over_micro_batches(function, x, jnp.arange(4.0), 2)
+
+    np.testing.assert_array_equal(jax.vmap(jax.grad(total))(jnp.arange(3.0)), [6, 6, 6])
+
+
 # Spreading.
 
 

@@ -300,8 +300,8 @@ def search_hard_prefix(
     _check_task(task, predictor_num_tokens(predictor))
     num_prompts = task.num_tokens ** min(length, 99)  # already too many; more has too many digits
     if num_prompts > _MOST_PROMPTS:
-        # Two cores try about four prompts of the paper's Transformer a second (benchmarks/).
-        hours = num_prompts / 4 / 3600
+        # Two cores try about three prompts of the paper's Transformer a second (benchmarks/).
+        hours = num_prompts / 3 / 3600
         raise ValueError(
             f"`length` {length} means {'more than ' if length > 99 else ''}{num_prompts} prompts "
             f"over {task.num_tokens} tokens, about {hours:.1f} hours for the paper's Transformer "
