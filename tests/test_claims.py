@@ -124,9 +124,9 @@ UNTRAINED = "untrained-two-coin-mixture", "untrained-random-coins"
 
 @pytest.mark.parametrize("setting", UNTRAINED)
 def test_4_a_soft_prefix_alone_steers_an_untrained_transformer(setting):
-    """It removes more than nine tenths of what could be removed; other prefixes less than half."""
+    """It removes more than four fifths of what could be removed; other prefixes less than half."""
     untuned = gap(setting, "transformer", "NoTuning")
-    assert NEAR < gap(setting, "transformer", "SoftPT") < untuned / 10
+    assert NEAR < gap(setting, "transformer", "SoftPT") < untuned / 5
     for method in PREFIXES[:-1]:
         assert gap(setting, "transformer", method) > untuned / 2
 
@@ -164,7 +164,7 @@ def test_5_a_longer_prefix_does_not_reach_the_mixture(network, method):
 def test_5_a_longer_soft_prefix_alone_steers_an_untrained_transformer():
     setting = "prefix-25-untrained"
     untuned = gap(setting, "transformer", "NoTuning")
-    assert NEAR < gap(setting, "transformer", "SoftPT") < untuned / 10
+    assert NEAR < gap(setting, "transformer", "SoftPT") < untuned / 5
     for method in ("SimplexPT", "RealPT"):
         assert gap(setting, "transformer", method) > untuned / 2
 

@@ -191,6 +191,15 @@ def test_loss_curves_draw_median_band_and_every_repetition():
     assert figure.axes[0].get_ylabel() == "log loss (nats per sequence)"
 
 
+def test_losses_that_are_means_lie_in_the_middle_of_their_steps_and_may_be_cut():
+    losses = RNG.uniform(size=30)
+    axes = figures.loss_curves({"SoftPT": losses}, window=10, top=0.5).axes[0]
+    # The first is the mean over steps 1 to 10.
+    np.testing.assert_array_equal(axes.get_lines()[0].get_xdata(), np.arange(5.5, 300, 10))
+    np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), losses)
+    assert axes.get_ylim()[1] == 0.5
+
+
 def test_curves_have_the_style_of_their_method():
     drawn = lines_of(figures.regret_curves(CURVES, marks={}))
     for name, line in drawn.items():
@@ -486,6 +495,7 @@ WRONG = [
         r"`losses\['A'\]`.*\[seed, step\].*\(2, 3, 4\)",
     ),
     (lambda: figures.loss_curves({"A": [1.0, np.nan]}), r"`losses\['A'\]` must be finite, got 1 "),
+    (lambda: figures.loss_curves({"A": [1.0]}, window=0), "`window` must be at least 1, got 0"),
     (lambda: figures.loss_curves({}), "`losses` must map at least one label"),
     (lambda: figures.loss_curves({"A": np.ones((0, 3))}), r"`losses\['A'\]`.*\(0, 3\)"),
     (lambda: figures.loss_curves({"A": ["x"]}), r"`losses\['A'\]` must be numbers"),

@@ -71,6 +71,9 @@ def test_ctrl_c_while_pretraining_leaves_what_was_there(small_scale, monkeypatch
         (["reproduce", "--shard", "half"], "`--shard` must be i/n"),
         (["reproduce", "--network", "gru"], "invalid choice: 'gru'"),
         (["table", "coins"], "`setting` must be one of single-coin"),
+        (["figures", "coins"], "`setting` must be one of single-coin"),
+        (["figures", "--network", "gru"], "invalid choice: 'gru'"),
+        (["figures", "--format", "bmp"], "invalid choice: 'bmp'"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "the following arguments are required: command"),
     ],
@@ -83,7 +86,7 @@ def test_wrong_arguments_are_named(arguments, message, small_scale, capsys):
     assert not list(small_scale.iterdir())
 
 
-@pytest.mark.parametrize("command", ["pretrain", "reproduce", "table"])
+@pytest.mark.parametrize("command", ["pretrain", "reproduce", "table", "figures"])
 def test_every_command_explains_itself_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         __main__.main([command, "--help"])

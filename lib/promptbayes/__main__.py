@@ -5,12 +5,13 @@ Each command has `--help` with an example.
 
 import argparse
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from . import experiments, predictor, results
+from . import cluster, experiments, predictor, report, results
 from .tuning import PRETRAINING, pretrain
 
 
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m promptbayes", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_pretrain, _add_reproduce, _add_table):
+    for add in (_add_pretrain, _add_reproduce, _add_table, _add_figures):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -85,6 +86,11 @@ def _add_reproduce(commands) -> None:
     command.add_argument("--repetitions", type=int, help="how many; the paper's if left out")
     command.add_argument("--network-seed", type=int, help="which pretrained network")
     command.add_argument("--shard", default="1/1", help="i/n: only every n-th cell, from the i-th")
+    command.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="of a dask.distributed scheduler; its workers run the cells, not this process",
+    )
     command.add_argument("--folder", help="where to keep results; the package's if left out")
     command.set_defaults(run=_reproduce)
 
@@ -97,13 +103,24 @@ def _reproduce(options) -> None:
     with tqdm(
         total=sum(_work(*block) for block in blocks), desc="reproduce", smoothing=0, bar_format=_BAR
     ) as bar:
-        for cell, block in blocks:
-            bar.set_postfix_str("/".join(cell))
-            done = experiments.run_cell(
-                *cell, block, network_seed=options.network_seed, progress=False
-            )
-            results.append(results.cell_path(*cell, options.network_seed, options.folder), done)
-            bar.update(_work(cell, block))
+        if options.dask:
+            finished = cluster.run_blocks(options.dask, blocks, network_seed=options.network_seed)
+        else:
+            finished = _run_here(blocks, options.network_seed, bar)
+        try:
+            for cell, block, done in finished:
+                path = results.cell_path(*cell, options.network_seed, options.folder)
+                results.append(path, done)
+                bar.update(_work(cell, block))
+        except cluster.UnfinishedError as error:
+            raise SystemExit(str(error)) from None
+
+
+def _run_here(blocks: list[cluster.Block], network_seed, bar):
+    for cell, block in blocks:
+        bar.set_postfix_str("/".join(cell))
+        done = experiments.run_cell(*cell, block, network_seed=network_seed, progress=False)
+        yield cell, block, done
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
@@ -192,12 +209,52 @@ def _texts(row: results.Summary) -> list[str]:
     return [
         row.predictor,
         f"{row.median:.3f}",
-        f"{row.low:.3f} to {row.high:.3f}",
+        f"{row.low:.3f} to {row.high:.3f}" if row.repetitions > 1 else "",
         str(row.repetitions),
         f"{row.error:.3f}",
         networks if several else "",
         "" if row.paper is None else f"{row.paper:.2f}",
     ]
+
+
+def _add_figures(commands) -> None:
+    command = commands.add_parser(
+        "figures",
+        help="draw every figure of a setting from the stored results",
+        epilog="example: python -m promptbayes figures single-coin --network lstm --format png",
+    )
+    command.add_argument(
+        "settings", nargs="*", help=f"of {', '.join(experiments.SETTINGS)}; all if left out"
+    )
+    command.add_argument("--network", choices=experiments.NETWORKS, help="both if left out")
+    command.add_argument("--folder", help="where the results are; the package's if left out")
+    command.add_argument(
+        "--out", default="figures", help="folder to draw into; figures/ if left out"
+    )
+    command.add_argument("--format", choices=("svg", "png"), default="svg", help="svg if left out")
+    command.set_defaults(run=_figures)
+
+
+def _figures(options) -> None:
+    """Draw into OUT/setting/network/; what is not computed is named and skipped."""
+    chosen = options.settings or list(experiments.SETTINGS)
+    for name in chosen:
+        experiments.setting_of(name)  # before anything is drawn
+    for name in chosen:
+        for network in [options.network] if options.network else experiments.NETWORKS:
+            try:
+                drawn = report.figures_of(name, network, folder=options.folder)
+            except FileNotFoundError:
+                print(f"{name}, {network}: not computed")
+                continue
+            place = Path(options.out) / name / network
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise ValueError(f"`--out` must be a folder, got {options.out}.") from None
+            for figure_name, figure in drawn.items():
+                figure.savefig(place / f"{figure_name}.{options.format}", dpi=200)
+            print(f"{place}: {len(drawn)} figures", flush=True)
 
 
 if __name__ == "__main__":

@@ -244,10 +244,10 @@ def _curve(axes: Axes, x: Array, y: Array, name: str, index: int, count: int) ->
     return style.colour
 
 
-def _repetitions(axes: Axes, curves: Mapping[str, Array]) -> None:
+def _repetitions(axes: Axes, curves: Mapping[str, Array], window: int = 1) -> None:
     """Draw the median over repetitions thick, the quartiles as a band, each repetition thin."""
     for index, (name, curve) in enumerate(curves.items()):
-        x = np.arange(1.0, curve.shape[1] + 1)
+        x = window * np.arange(curve.shape[1]) + (window + 1) / 2
         low, median, high = np.quantile(curve, [0.25, 0.5, 0.75], axis=0)
         colour = _curve(axes, x, median, name, index, len(curves))
         if len(curve) > 1:
@@ -326,7 +326,9 @@ def _finish(figure: Figure, axes: Axes | None, title: str | None) -> Figure:
 def loss_curves(
     losses: Mapping[str, ArrayLike],
     *,
+    window: int = 1,
     optimum: float | None = None,
+    top: float | None = None,
     title: str | None = None,
     ylabel: str = "log loss (nats per sequence)",
 ) -> Figure:
@@ -334,7 +336,9 @@ def loss_curves(
 
     Args:
         losses: name -> loss [seed, step] or [step], in nats.
+        window: how many gradient steps each loss is the mean of; it is drawn at their middle.
         optimum: the lowest expected loss, drawn as a line.
+        top: where to cut the loss axis, in nats.
         title: heading.
         ylabel: label of the loss.
 
@@ -343,10 +347,13 @@ def loss_curves(
         >>> figure.axes[0].get_lines()[0].get_ydata().tolist()
         [3.0, 1.5, 1.0]
     """
+    if window < 1:
+        raise ValueError(f"`window` must be at least 1, got {window}.")
     curves = _arrays("losses", losses, "seed step", pad=True)
-    figure, axes = plt.subplots()
-    _repetitions(axes, curves)
+    figure, axes = plt.subplots(figsize=(7.0, 4.6 if len(curves) > 5 else 4.0))
+    _repetitions(axes, curves, window)
     _rules(axes, None if optimum is None else {"optimum": optimum})
+    axes.set_ylim(top=top)
     axes.set(xlabel="gradient step", ylabel=ylabel)
     return _finish(figure, axes, title)
 

@@ -86,7 +86,8 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
             compat="override",
             join="override",
             combine_attrs="override",
-        ).assign_attrs(seconds=seconds, date=" ".join(dates))
+        )
+        block = block.sortby("repetition").assign_attrs(seconds=seconds, date=" ".join(dates))
     write(path, block)
     return block
 

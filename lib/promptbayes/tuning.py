@@ -190,7 +190,7 @@ def _run(base, method, task, training, theta, keys, label) -> Tuned:
     return Tuned(base, method, theta, np.concatenate(losses, axis=1))
 
 
-@partial(jax.jit, static_argnames=("method", "training", "steps"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("method", "training", "steps"))
 def _advance(base, method, task, training, steps, state, keys, start):
     """A few steps of the loop for every repetition; returns the state and losses [seed, step]."""
 

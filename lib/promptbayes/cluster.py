@@ -1,0 +1,121 @@
+"""Cells on other machines: every block of repetitions is one task of a dask.distributed cluster.
+
+A task is a call of `experiments.run_cell` with names and numbers; the worker that takes it, which
+needs nothing but this package, answers with a dataset of numpy arrays. Whoever submits is the only
+one to write, so that on disk there is netCDF and nothing else. On the wire distributed pickles:
+whoever reaches the scheduler's address can run code on every machine of the cluster, so it belongs
+in a network that is trusted, or behind distributed's TLS.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import xarray as xr
+from tqdm import tqdm
+
+from . import experiments
+
+_SECONDS_TO_CONNECT = 10
+# How often a block is submitted. Each time the scheduler forgives it three lost workers (its
+# `allowed-failures`); what loses sixteen is too large for them.
+_SUBMISSIONS = 4
+
+Cell = tuple[str, str, str]  # setting, network, method
+Block = tuple[Cell, list[int]]  # with numbers of repetitions
+
+
+class UnfinishedError(Exception):
+    """Some blocks have no result; those that were given back are not concerned."""
+
+
+def run_blocks(
+    address: str, blocks: Iterable[Block], *, network_seed: int | None = None
+) -> Iterator[tuple[Cell, list[int], xr.Dataset]]:
+    """Run blocks of repetitions on a cluster and give each back as soon as it is finished.
+
+    A block whose worker is lost runs again on another one. A block that raises is reported at
+    once, the others are still finished.
+
+    Args:
+        address: of the scheduler, such as `"tcp://10.0.0.5:8786"`.
+        blocks: cells, each (setting, network, method), with numbers of repetitions.
+        network_seed: which pretrained network, as in `run_cell`.
+
+    Yields:
+        The cell, the repetitions and what `run_cell` returns for them, in the order in which
+        blocks are finished, which may be any.
+
+    Raises:
+        ValueError: distributed is not installed, no scheduler answers, or a worker has several
+            threads, which would run as many cells at once in one process.
+        UnfinishedError: at the end, where blocks raised, with their names; or the scheduler is
+            gone.
+
+    Example, with a scheduler on this machine::
+
+        for cell, repetitions, dataset in run_blocks("tcp://127.0.0.1:8786", blocks):
+            results.append(results.cell_path(*cell), dataset)
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise ValueError(
+            f"`--dask` needs the package distributed ({error}); in the folder of the repository, "
+            "`pip install '.[dask]'` installs it."
+        ) from error
+    with _connect(distributed, address) as client:
+        open_blocks, failed = {}, []
+
+        def submit(cell, repetitions, submissions=1):
+            future = client.submit(
+                experiments.run_cell,
+                *cell,
+                repetitions,
+                network_seed=network_seed,
+                progress=False,
+                pure=False,  # a name of its own: no two tasks share a result
+            )
+            open_blocks[future.key] = cell, repetitions, submissions
+            return future
+
+        tasks = [submit(*block) for block in blocks]
+        finished = distributed.as_completed(tasks, loop=client.loop)
+        for future in finished:
+            cell, repetitions, submissions = open_blocks.pop(future.key)
+            error = future.exception()
+            if isinstance(error, distributed.KilledWorker) and submissions < _SUBMISSIONS:
+                finished.add(submit(cell, repetitions, submissions + 1))
+            elif error is not None:
+                failed.append(f"{'/'.join(cell)}, repetitions {repetitions}")
+                tqdm.write(f"{failed[-1]}: {type(error).__name__}: {error}")
+            else:
+                try:
+                    dataset = future.result()
+                except (distributed.CancelledError, OSError) as reason:
+                    raise UnfinishedError(
+                        f"The scheduler at {address} is gone; what was finished is kept. Once it "
+                        "is back, the same command goes on from there."
+                    ) from reason
+                future.release()  # else computed again where the worker that keeps it is lost
+                yield cell, repetitions, dataset
+    if failed:
+        raise UnfinishedError("All others were finished, these failed:\n" + "\n".join(failed))
+
+
+def _connect(distributed, address: str):
+    """A client that does not become the process's default, which xarray would want to use."""
+    try:
+        client = distributed.Client(address, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`--dask` must be the address of a running scheduler, such as tcp://10.0.0.5:8786, "
+            f"got {address} ({error}). `dask scheduler` starts one and prints its address."
+        ) from error
+    threads = client.nthreads()
+    if any(number > 1 for number in threads.values()):
+        client.close()
+        raise ValueError(
+            "`--dask`: workers must have one thread each, `dask worker ADDRESS --nthreads 1`; got "
+            + ", ".join(f"{number} at {worker}" for worker, number in threads.items())
+        )
+    tqdm.write(f"{len(threads)} workers at {address}; others may come and go.")
+    return client

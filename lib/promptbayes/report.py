@@ -1,0 +1,263 @@
+"""Every figure of a setting, drawn from what is stored of it.
+
+`figures` knows how to draw, but not what the paper's settings are; `results` keeps the numbers.
+Here the two meet, and the exact predictors join them. Nothing is tuned; only the states of the
+network that tuning started from are computed anew.
+"""
+
+import functools
+import itertools
+import re
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import special
+
+from . import exact, experiments, figures, results
+from .predictor import pretrained_path, settings
+from .tuning import PRETRAINING
+
+_LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
+_PRETRAINING = "random-coins"
+
+
+class Stored(NamedTuple):
+    """What is stored of one setting on one network: what every figure here is drawn from."""
+
+    setting: str
+    network: str
+    network_seed: int | None
+    cells: dict[str, xr.Dataset]  # method -> cell, with the repetitions that this method has
+
+    @property
+    def target(self) -> str:
+        """The task distribution that the methods were tuned to."""
+        return experiments.SETTINGS[self.setting].target
+
+    def title(self, words: str) -> str:
+        """The heading of a figure."""
+        return f"{self.setting}, {_LABELS[self.network]}: {words}"
+
+
+def stored(setting: str, network: str, *, network_seed: int | None = None, folder=None) -> Stored:
+    """Read the cells of a setting, in the order of the groups of methods.
+
+    Args:
+        setting: a key of `experiments.SETTINGS`.
+        network: `"lstm"` or `"transformer"`.
+        network_seed: which pretrained network; the default one if left out.
+        folder: where the results are; the package's own if left out.
+
+    Raises:
+        ValueError: an unknown setting or network, or a damaged file.
+        FileNotFoundError: nothing of it has been computed.
+
+    Example:
+        >>> run = stored("single-coin", "lstm")
+        >>> run.target, run.cells["SoftPT"].regret.dims
+        ('single-coin', ('repetition', 'evaluation', 'step'))
+    """
+    methods = experiments.setting_of(setting).methods_for(network)
+    if network not in experiments.NETWORKS:
+        known = ", ".join(experiments.NETWORKS)
+        raise ValueError(f"`network` must be one of {known}, got {network!r}.")
+    cells = {}
+    for method in itertools.chain(*figures.GROUPS.values()):
+        path = results.cell_path(setting, network, method, network_seed, folder)
+        if method in methods and path.is_file():
+            cells[method] = results.read(path)
+    if not cells:
+        raise FileNotFoundError(
+            f"nothing of `setting` {setting} on the {network} is stored; "
+            f"`python -m promptbayes reproduce {setting} --network {network}` computes it."
+        )
+    return Stored(setting, network, network_seed, cells)
+
+
+def figures_of(
+    setting: str, network: str, *, network_seed: int | None = None, folder=None
+) -> dict[str, Figure]:
+    """Every figure for which the numbers are there; arguments and errors as `stored`.
+
+    Returns:
+        name -> figure: `pretraining-loss`, `tuning-loss`, then for each evaluation distribution,
+        the target first, `regret-`, `cumulative-regret-` and `bars-` with its name, then
+        `hard-prefixes`, `states` and `trajectories`.
+
+    Reference:
+        Fig. 1 to 4 and A5 to A12.
+    """
+    run = stored(setting, network, network_seed=network_seed, folder=folder)
+    drawn = {"pretraining-loss": pretraining_loss(run), "tuning-loss": tuning_loss(run)}
+    for task in sorted(experiments.TASKS, key=lambda task: task != run.target):
+        drawn[f"regret-{task}"] = regret_curves(run, task, cumulative=False)
+        drawn[f"cumulative-regret-{task}"] = regret_curves(run, task)
+        drawn[f"bars-{task}"] = regret_bars(run, task)
+    drawn["hard-prefixes"] = hard_prefixes(run)
+    drawn["states"] = states(run)
+    drawn["trajectories"] = trajectories(run)
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def pretraining_loss(run: Stored) -> Figure | None:
+    """Loss of the network while it was pretrained, in means over ten steps; None if it was not."""
+    chosen = experiments.SETTINGS[run.setting]
+    if not chosen.pretrained:
+        return None
+    losses = settings(pretrained_path(run.network + chosen.variant, run.network_seed))["losses"]
+    return figures.loss_curves(
+        {_LABELS[run.network]: np.reshape(losses, (-1, 10)).mean(axis=1)},
+        window=10,
+        optimum=_bayes_loss(_PRETRAINING, PRETRAINING.length),
+        title=run.title("pretraining"),
+    )
+
+
+def tuning_loss(run: Stored) -> Figure | None:
+    """Loss of every method that is tuned in steps, a far higher start cut off; None without one."""
+    losses = {name: cell.loss.values for name, cell in run.cells.items() if "loss" in cell}
+    if not losses:
+        return None
+    training = run.cells[next(iter(losses))].attrs["training"]
+    steps, length = (int(n) for n in re.findall(r"(?:num_steps|length)=(\d+)", training))
+    optimum, every = _bayes_loss(run.target, length), np.concatenate([*losses.values()])
+    points = every.shape[1]
+    cut = optimum + 2 * float(every[:, points // 10 :].max() - optimum)
+    return figures.loss_curves(
+        losses,
+        window=steps // points,
+        optimum=optimum,
+        top=cut if every.max() > cut else None,
+        title=run.title("tuning"),
+    )
+
+
+def regret_curves(run: Stored, evaluation: str, *, cumulative: bool = True) -> Figure:
+    """Regret of what is stored and of the exact predictors after 1 to 200 predictions.
+
+    Args:
+        run: what `stored` returns.
+        evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
+        cumulative: the running sum, or the regret of each prediction.
+    """
+    exactly = baselines(run.setting, evaluation)
+    curves = {
+        name: cell.regret.sel(evaluation=evaluation).values for name, cell in run.cells.items()
+    }
+    for name, total in exactly.items():
+        curves[name] = np.diff(total, prepend=0.0)
+    if cumulative:
+        curves = {name: curve.cumsum(axis=-1) for name, curve in curves.items()}
+    title = run.title(f"evaluated on {evaluation}")
+    return figures.regret_curves(curves, cumulative=cumulative, title=title)
+
+
+def regret_bars(run: Stored, evaluation: str) -> Figure:
+    """The same at N_tune, N_train and N_eval, as bars with their values; see `regret_curves`.
+
+    Example:
+        >>> figure = regret_bars(stored("single-coin", "lstm"), "random-coins")
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
+        ['n = 50', 'n = 100', 'n = 200']
+    """
+    exactly = baselines(run.setting, evaluation)
+    totals = {
+        name: cell.cumulative_regret.sel(evaluation=evaluation) for name, cell in run.cells.items()
+    }
+    panels = {
+        f"n = {mark}": {name: total.sel(mark=mark) for name, total in totals.items()}
+        | {name: curve[mark - 1] for name, curve in exactly.items()}
+        for mark in experiments.MARKS
+    }
+    return figures.regret_bar_panels(panels, title=run.title(f"evaluated on {evaluation}"))
+
+
+@functools.cache
+def baselines(setting: str, evaluation: str) -> dict[str, NDArray[np.float64]]:
+    """Cumulative regret of the exact predictors of a setting, after predictions 1 to 200.
+
+    Args:
+        setting: a key of `experiments.SETTINGS`.
+        evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
+
+    Returns:
+        name -> nats [step]: TargetBayes, or elsewhere than on the target that distribution's own
+        EvalBayes; PreBayes unless the network is untrained; and on the target PreBayesPT, with
+        the hard prefix that is best for N_tune predictions.
+
+    Raises:
+        ValueError: an unknown setting or distribution.
+
+    Example:
+        >>> exactly = baselines("single-coin", "single-coin")
+        >>> {name: round(float(curve[49]), 4) for name, curve in exactly.items()}
+        {'TargetBayes': 0.0, 'PreBayes': 1.4772, 'PreBayesPT': 0.5711}
+    """
+    chosen = experiments.setting_of(setting)
+    if evaluation not in experiments.TASKS:
+        known = ", ".join(experiments.TASKS)
+        raise ValueError(f"`evaluation` must be one of {known}, got {evaluation!r}.")
+    source, pre = experiments.TASKS[evaluation], experiments.TASKS[_PRETRAINING]
+    on_target = evaluation == chosen.target
+    predictors: dict[str, exact.Task] = {"TargetBayes" if on_target else "EvalBayes": source}
+    if chosen.pretrained:
+        predictors["PreBayes"] = pre
+    if chosen.pretrained and on_target:
+        length = min(experiments.MARKS)
+        counts, _ = exact.hard_prompts(pre, source, chosen.prefix_length, length).best
+        predictors["PreBayesPT"] = pre.posterior(np.repeat(np.arange(len(counts)), counts))
+    length = max(experiments.MARKS)
+    return {name: exact.regret_curve(task, source, length) for name, task in predictors.items()}
+
+
+def hard_prefixes(run: Stored) -> Figure | None:
+    """The loss of every hard prefix, its mean over repetitions; None without HardPT."""
+    if "HardPT" not in run.cells:
+        return None
+    loss = run.cells["HardPT"].prompt_loss.mean("repetition")
+    tokens = range(experiments.TASKS[run.target].num_tokens)
+    length = experiments.SETTINGS[run.setting].prefix_length
+    prefixes = list(itertools.product(tokens, repeat=length))  # in the order of the search
+    return figures.sorted_hard_prefixes(prefixes, loss, title=run.title("every hard prefix"))
+
+
+def states(run: Stored) -> Figure:
+    """States of the untuned network on pretraining sequences, coloured by step and by tau."""
+    points, tau = _background(run.setting, run.network, run.network_seed)
+    steps = np.arange(1, points.shape[1] + 1)
+    return figures.state_components(points, steps, tau, title=run.title("internal states"))
+
+
+def trajectories(run: Stored) -> Figure | None:
+    """What each prefix does to the states of target sequences; None if no prefix is stored."""
+    panels = {}
+    for name, cell in run.cells.items():
+        if "prefix_trajectory" in cell:
+            prefix, content = cell.prefix_trajectory.values, cell.trajectory.values
+            start = np.broadcast_to(prefix[:, None, -1:], (*content.shape[:2], 1, 2))
+            paths = np.concatenate([start, content], axis=2)  # from the state after the prefix
+            panels[name] = prefix, paths.reshape(-1, *paths.shape[2:])
+    if not panels:
+        return None
+    background, _ = _background(run.setting, run.network, run.network_seed)
+    return figures.prefix_trajectories(background, panels, title=run.title("prefixes"))
+
+
+@functools.cache
+def _background(setting, network, network_seed):
+    """Pretraining states on their components [sequence, time, component], and tau [sequence]."""
+    sequences = experiments._background_sequences()
+    base = experiments.base_predictor(setting, network, network_seed)
+    components = experiments.state_components(setting, network, network_seed)
+    tau = np.exp(np.asarray(sequences.log_source)[:, 0, 1])
+    return components.project(base.states(sequences.tokens).content), tau
+
+
+def _bayes_loss(task: str, length: int) -> float:
+    """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats."""
+    ones = np.arange(length + 1)
+    log_prob = exact.log_marginal(experiments.TASKS[task], np.stack([length - ones, ones], axis=-1))
+    return float(-np.sum(special.comb(length, ones) * np.exp(log_prob) * log_prob))

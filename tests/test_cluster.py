@@ -1,0 +1,228 @@
+"""`reproduce --dask` on a real scheduler with worker processes on this machine."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from promptbayes import Training, cluster, experiments, results
+from promptbayes.__main__ import main
+from test_results import cell as stored_cell
+
+SHORT = Training(num_steps=2, batch_size=4, length=5)
+SETTING, NETWORK = "untrained-two-coin-mixture", "lstm"
+
+# What a worker runs before it takes tasks: the small scale, one method that fails, and where the
+# worker is to be killed, a cell that is never finished.
+PRELOAD = """
+import time
+from promptbayes import Training, experiments
+
+
+def dask_setup(worker):
+    run_cell = experiments.run_cell
+
+    def small_cell(setting, network, method, repetitions, **options):
+        if {never}:
+            time.sleep(60)
+        if method == "RandomPF":
+            raise ArithmeticError("no luck")
+        short = Training(num_steps=2, batch_size=4, length=5)
+        return run_cell(setting, network, method, repetitions, training=short, **options)
+
+    experiments.run_cell = small_cell
+    experiments.NUM_EVALUATION = 8
+"""
+
+
+@pytest.fixture(scope="module")
+def distributed():
+    return pytest.importorskip("distributed")
+
+
+@contextmanager
+def process(*command):
+    """A program of distributed's, stopped at the end."""
+    with subprocess.Popen([sys.executable, "-m", *map(str, command)]) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@contextmanager
+def worker(address, folder, *, never=False, threads=1):
+    """A worker in a process of its own, at the small scale."""
+    preload = folder / f"preload_{never}.py"
+    preload.write_text(PRELOAD.format(never=never))
+    command = ["distributed.cli.dask_worker", address, "--nthreads", threads, "--no-nanny"]
+    command += ["--no-dashboard", "--local-directory", folder, "--preload", preload]
+    with process(*command) as started:
+        yield started
+
+
+@contextmanager
+def scheduler(folder):
+    """A scheduler in a process of its own, and its address."""
+    contact = folder / "scheduler.json"
+    command = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    with process(*command, "--no-dashboard", "--scheduler-file", contact) as started:
+        while not contact.exists() or not contact.read_text():
+            assert started.poll() is None
+            time.sleep(0.05)
+        yield started, json.loads(contact.read_text())["address"]
+
+
+@pytest.fixture(scope="module")
+def watcher(distributed, tmp_path_factory):
+    """A client of a scheduler with one worker."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with (
+        scheduler(folder) as (_, address),
+        distributed.Client(address, set_as_default=False) as client,
+        worker(address, folder),
+    ):
+        client.wait_for_workers(1)
+        yield client
+
+
+def address_of(client):
+    return client.scheduler.address
+
+
+def number_of_tasks(client):
+    return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+
+@pytest.fixture
+def small_scale(monkeypatch):
+    """The same small scale in this process."""
+    monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
+    experiments.evaluation_sequences.cache_clear()
+    yield
+    experiments.evaluation_sequences.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "forgiven", [pytest.param(3, id="rescheduled"), pytest.param(0, id="submitted again")]
+)
+def test_a_killed_worker_loses_and_doubles_nothing(watcher, small_scale, tmp_path, forgiven):
+    """kill -9 of a worker that has begun a block: another one computes it, and the same numbers.
+
+    3 is the scheduler's default: it gives the block to another worker itself. At 0 it gives the
+    block up with the first worker, as it would with the fourth.
+    """
+    watcher.run_on_scheduler(
+        lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", forgiven)
+    )
+    cells = [(SETTING, NETWORK, method) for method in ("EmbedWT", "UnembedWT")]
+    blocks = [(cell, [r]) for cell in cells for r in range(3)]
+    survivors = watcher.nthreads()
+    with worker(address_of(watcher), tmp_path, never=True) as lost:
+        watcher.wait_for_workers(2)
+        (lost_address,) = watcher.nthreads().keys() - survivors.keys()
+        finished = []
+        for cell, repetitions, dataset in cluster.run_blocks(address_of(watcher), blocks):
+            if not finished:
+                assert watcher.processing()[lost_address], "nothing is lost with this worker"
+                lost.send_signal(signal.SIGKILL)
+            finished.append((cell, repetitions))
+            results.append(results.cell_path(*cell, folder=tmp_path), dataset)
+    assert lost.returncode == -signal.SIGKILL
+    assert sorted(finished) == sorted(blocks)
+    for cell in cells:
+        stored = results.load_cell(*cell, folder=tmp_path)
+        np.testing.assert_array_equal(stored.repetition, range(3))
+        for r in range(3):
+            # The same program on the same machine: bit by bit. (Other variables are packed.)
+            here = experiments.run_cell(*cell, [r], training=SHORT, progress=False)
+            for name in ("theta", "cumulative_regret", "cumulative_regret_error"):
+                np.testing.assert_array_equal(stored[name][r], here[name][0])
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_finished(watcher, tmp_path, capsys):
+    command = ["reproduce", SETTING, "--network", NETWORK, "--methods", "RandomPF", "NoTuning"]
+    command += ["--repetitions", "1", "--folder", str(tmp_path), "--dask", address_of(watcher)]
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    name = f"{SETTING}/{NETWORK}/RandomPF, repetitions [0]"
+    assert name in str(stopped.value.code)  # a text: printed on stderr, and the exit code is 1
+    assert f"{name}: ArithmeticError: no luck" in capsys.readouterr().out
+    (stored,) = tmp_path.rglob("*.*")
+    assert stored.name == "NoTuning.nc"
+
+
+def test_a_client_that_stops_leaves_nothing_on_the_cluster(watcher):
+    blocks = [((SETTING, NETWORK, "NoTuning"), [0])] * 3
+    run = cluster.run_blocks(address_of(watcher), blocks)
+    next(run)
+    assert number_of_tasks(watcher) > 0
+    run.close()  # what Ctrl-C does
+    deadline = time.monotonic() + 20
+    while number_of_tasks(watcher) > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_scheduler_that_goes_is_said(distributed, tmp_path):
+    with scheduler(tmp_path) as (started, address):
+
+        def kill_when_busy():
+            with distributed.Client(address, set_as_default=False) as client:
+                while number_of_tasks(client) == 0:
+                    time.sleep(0.05)
+            started.kill()
+
+        with ThreadPoolExecutor() as pool:
+            killing = pool.submit(kill_when_busy)
+            with pytest.raises(cluster.UnfinishedError, match=f"{address} is gone"):
+                list(cluster.run_blocks(address, [((SETTING, NETWORK, "NoTuning"), [0])]))
+            killing.result()
+
+
+def free_port():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:{}", "127.0.0.1:{}", "pigeon://loft"])
+def test_no_scheduler_is_said(distributed, monkeypatch, capsys, tmp_path, address):
+    monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 0.5)
+    address = address.format(free_port())
+    with pytest.raises(SystemExit) as stopped:
+        main(["reproduce", SETTING, "--folder", str(tmp_path), "--dask", address])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "`--dask` must be the address of a running scheduler" in message
+    assert f"got {address}" in message
+    assert "`dask scheduler` starts one" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_with_several_threads_are_refused(watcher, distributed, monkeypatch):
+    threads = {"tcp://10.0.0.5:1": 1, "tcp://10.0.0.6:1": 8}
+    monkeypatch.setattr(distributed.Client, "nthreads", lambda client: threads)
+    with pytest.raises(ValueError, match="--nthreads 1`; got 8 at tcp://10.0.0.6:1"):
+        next(cluster.run_blocks(address_of(watcher), []))
+
+
+def test_without_distributed_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match=r"`--dask` needs .* `pip install '\.\[dask\]'`"):
+        next(cluster.run_blocks("tcp://127.0.0.1:8786", []))
+
+
+def test_blocks_may_finish_in_any_order(tmp_path):
+    for repetitions in ([2, 3], [0], [1]):
+        results.append(tmp_path / "cell.nc", stored_cell(repetitions))
+    stored = results.read(tmp_path / "cell.nc")
+    np.testing.assert_array_equal(stored.repetition, range(4))
+    in_order = stored_cell(range(4)).cumulative_regret
+    np.testing.assert_array_equal(stored.cumulative_regret, in_order)
