@@ -1,22 +1,30 @@
 """`reproduce --dask` on a real scheduler with worker processes on this machine."""
 
 import json
+import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Thread
 
 import numpy as np
 import pytest
-from promptbayes import Training, cluster, experiments, results
+from promptbayes import cluster, results
 from promptbayes.__main__ import main
 from test_results import cell as stored_cell
 
-SHORT = Training(num_steps=2, batch_size=4, length=5)
-SETTING, NETWORK = "untrained-two-coin-mixture", "lstm"
+SETTING, NETWORK = "single-coin", "lstm"
+METHODS = ("EmbedWT", "UnembedWT")
+CELLS = [(SETTING, NETWORK, method) for method in METHODS]
+BLOCKS = [(cell, [r]) for cell in CELLS for r in range(3)]
+
+# One repetition a block, whatever the machine has, and programs that are compiled fast.
+ENVIRONMENT = os.environ | {"PROMPTBAYES_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 # What a worker runs before it takes tasks: the small scale, one method that fails, and where the
 # worker is to be killed, a cell that is never finished.
@@ -41,6 +49,15 @@ def dask_setup(worker):
 """
 
 
+HERE = """
+import sys
+from promptbayes.__main__ import main
+
+dask_setup(None)
+main(sys.argv[1:])
+"""
+
+
 @pytest.fixture(scope="module")
 def distributed():
     return pytest.importorskip("distributed")
@@ -48,8 +65,8 @@ def distributed():
 
 @contextmanager
 def process(*command):
-    """A program of distributed's, stopped at the end."""
-    with subprocess.Popen([sys.executable, "-m", *map(str, command)]) as started:
+    """A Python program, stopped at the end."""
+    with subprocess.Popen([sys.executable, *map(str, command)], env=ENVIRONMENT) as started:
         try:
             yield started
         finally:
@@ -57,11 +74,11 @@ def process(*command):
 
 
 @contextmanager
-def worker(address, folder, *, never=False, threads=1):
+def worker(address, folder, *, never=False):
     """A worker in a process of its own, at the small scale."""
     preload = folder / f"preload_{never}.py"
     preload.write_text(PRELOAD.format(never=never))
-    command = ["distributed.cli.dask_worker", address, "--nthreads", threads, "--no-nanny"]
+    command = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
     command += ["--no-dashboard", "--local-directory", folder, "--preload", preload]
     with process(*command) as started:
         yield started
@@ -71,12 +88,22 @@ def worker(address, folder, *, never=False, threads=1):
 def scheduler(folder):
     """A scheduler in a process of its own, and its address."""
     contact = folder / "scheduler.json"
-    command = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
     with process(*command, "--no-dashboard", "--scheduler-file", contact) as started:
         while not contact.exists() or not contact.read_text():
             assert started.poll() is None
             time.sleep(0.05)
         yield started, json.loads(contact.read_text())["address"]
+
+
+@pytest.fixture(scope="module")
+def without_cluster(distributed, tmp_path_factory):
+    """The same command without `--dask`, begun while the cluster starts, and its folder."""
+    folder = tmp_path_factory.mktemp("here")
+    code = PRELOAD.format(never=False) + HERE
+    command = ["reproduce", SETTING, "--network", NETWORK, "--methods", *METHODS]
+    with process("-c", code, *command, "--repetitions", "3", "--folder", folder) as started:
+        yield started, folder
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +115,7 @@ def watcher(distributed, tmp_path_factory):
         distributed.Client(address, set_as_default=False) as client,
         worker(address, folder),
     ):
-        client.wait_for_workers(1)
+        client.wait_for_workers(1, timeout=120)
         yield client
 
 
@@ -100,19 +127,10 @@ def number_of_tasks(client):
     return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
 
 
-@pytest.fixture
-def small_scale(monkeypatch):
-    """The same small scale in this process."""
-    monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
-    experiments.evaluation_sequences.cache_clear()
-    yield
-    experiments.evaluation_sequences.cache_clear()
-
-
 @pytest.mark.parametrize(
     "forgiven", [pytest.param(3, id="rescheduled"), pytest.param(0, id="submitted again")]
 )
-def test_a_killed_worker_loses_and_doubles_nothing(watcher, small_scale, tmp_path, forgiven):
+def test_a_killed_worker_loses_and_doubles_nothing(without_cluster, watcher, tmp_path, forgiven):
     """kill -9 of a worker that has begun a block: another one computes it, and the same numbers.
 
     3 is the scheduler's default: it gives the block to another worker itself. At 0 it gives the
@@ -121,33 +139,31 @@ def test_a_killed_worker_loses_and_doubles_nothing(watcher, small_scale, tmp_pat
     watcher.run_on_scheduler(
         lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", forgiven)
     )
-    cells = [(SETTING, NETWORK, method) for method in ("EmbedWT", "UnembedWT")]
-    blocks = [(cell, [r]) for cell in cells for r in range(3)]
     survivors = watcher.nthreads()
     with worker(address_of(watcher), tmp_path, never=True) as lost:
-        watcher.wait_for_workers(2)
+        watcher.wait_for_workers(2, timeout=120)
         (lost_address,) = watcher.nthreads().keys() - survivors.keys()
         finished = []
-        for cell, repetitions, dataset in cluster.run_blocks(address_of(watcher), blocks):
+        for cell, repetitions, dataset in cluster.run_blocks(address_of(watcher), BLOCKS):
             if not finished:
                 assert watcher.processing()[lost_address], "nothing is lost with this worker"
                 lost.send_signal(signal.SIGKILL)
             finished.append((cell, repetitions))
             results.append(results.cell_path(*cell, folder=tmp_path), dataset)
     assert lost.returncode == -signal.SIGKILL
-    assert sorted(finished) == sorted(blocks)
-    for cell in cells:
-        stored = results.load_cell(*cell, folder=tmp_path)
+    assert sorted(finished) == BLOCKS
+    reference, folder = without_cluster
+    assert reference.wait() == 0
+    for cell in CELLS:
+        stored, expected = (results.load_cell(*cell, folder=where) for where in (tmp_path, folder))
         np.testing.assert_array_equal(stored.repetition, range(3))
-        for r in range(3):
-            # The same program on the same machine: bit by bit. (Other variables are packed.)
-            here = experiments.run_cell(*cell, [r], training=SHORT, progress=False)
-            for name in ("theta", "cumulative_regret", "cumulative_regret_error"):
-                np.testing.assert_array_equal(stored[name][r], here[name][0])
+        # The same programs on the same machine: bit by bit. (Other variables are packed.)
+        for name in ("repetition", "cumulative_regret", "cumulative_regret_error", "theta"):
+            np.testing.assert_array_equal(stored[name], expected[name])
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_finished(watcher, tmp_path, capsys):
-    command = ["reproduce", SETTING, "--network", NETWORK, "--methods", "RandomPF", "NoTuning"]
+    command = ["reproduce", SETTING, "--network", NETWORK, "--methods", "RandomPF", "UnembedWT"]
     command += ["--repetitions", "1", "--folder", str(tmp_path), "--dask", address_of(watcher)]
     with pytest.raises(SystemExit) as stopped:
         main(command)
@@ -155,12 +171,11 @@ def test_a_cell_that_fails_is_named_and_the_others_are_finished(watcher, tmp_pat
     assert name in str(stopped.value.code)  # a text: printed on stderr, and the exit code is 1
     assert f"{name}: ArithmeticError: no luck" in capsys.readouterr().out
     (stored,) = tmp_path.rglob("*.*")
-    assert stored.name == "NoTuning.nc"
+    assert stored.name == "UnembedWT.nc"
 
 
 def test_a_client_that_stops_leaves_nothing_on_the_cluster(watcher):
-    blocks = [((SETTING, NETWORK, "NoTuning"), [0])] * 3
-    run = cluster.run_blocks(address_of(watcher), blocks)
+    run = cluster.run_blocks(address_of(watcher), BLOCKS)
     next(run)
     assert number_of_tasks(watcher) > 0
     run.close()  # what Ctrl-C does
@@ -182,7 +197,7 @@ def test_a_scheduler_that_goes_is_said(distributed, tmp_path):
         with ThreadPoolExecutor() as pool:
             killing = pool.submit(kill_when_busy)
             with pytest.raises(cluster.UnfinishedError, match=f"{address} is gone"):
-                list(cluster.run_blocks(address, [((SETTING, NETWORK, "NoTuning"), [0])]))
+                list(cluster.run_blocks(address, BLOCKS))
             killing.result()
 
 
@@ -204,6 +219,24 @@ def test_no_scheduler_is_said(distributed, monkeypatch, capsys, tmp_path, addres
     assert f"got {address}" in message
     assert "`dask scheduler` starts one" in message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.9\r\n"], ids=["silent", "ssh"])
+def test_what_is_no_scheduler_is_said(distributed, monkeypatch, greeting):
+    monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 0.5)
+
+    class Greet(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(greeting)
+            self.request.recv(1)
+            time.sleep(1)  # the line stays open for longer than is waited
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greet) as server:
+        Thread(target=server.serve_forever).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(ValueError, match=f"running scheduler, .* got {address}"):
+            next(cluster.run_blocks(address, BLOCKS))
+        server.shutdown()
 
 
 def test_workers_with_several_threads_are_refused(watcher, distributed, monkeypatch):

@@ -1,13 +1,15 @@
 """Cells on other machines: every block of repetitions is one task of a dask.distributed cluster.
 
-A task is a call of `experiments.run_cell` with names and numbers; the worker that takes it, which
-needs nothing but this package, answers with a dataset of numpy arrays. Whoever submits is the only
-one to write, so that on disk there is netCDF and nothing else. On the wire distributed pickles:
-whoever reaches the scheduler's address can run code on every machine of the cluster, so it belongs
+A task is a call of `experiments.run_cell` with names and numbers; the answer of the worker that
+takes it is a dataset of numpy arrays. The cluster needs nothing but this package. Whoever submits
+is the only one to write: on disk there is netCDF and nothing else. On the wire distributed pickles,
+so whoever reaches the scheduler's address can run code on every machine of the cluster: it belongs
 in a network that is trusted, or behind distributed's TLS.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import xarray as xr
 from tqdm import tqdm
@@ -103,19 +105,30 @@ def run_blocks(
 
 def _connect(distributed, address: str):
     """A client that does not become the process's default, which xarray would want to use."""
+    tls = distributed.Security().get_connection_args("client")  # where dask is configured so
+
+    async def ask():  # a client alone would wait for ever on a port that takes and says nothing
+        async with asyncio.timeout(_SECONDS_TO_CONNECT):
+            async with distributed.rpc(address, connection_args=tls) as scheduler:
+                await scheduler.identity()
+
     try:
+        with ThreadPoolExecutor(1) as pool:  # this thread may have an event loop, as in a notebook
+            pool.submit(asyncio.run, ask()).result()
         client = distributed.Client(address, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what is no scheduler may answer anything
+        reason = str(error) or f"no answer in {_SECONDS_TO_CONNECT} s"
         raise ValueError(
-            f"`--dask` must be the address of a running scheduler, such as tcp://10.0.0.5:8786, "
-            f"got {address} ({error}). `dask scheduler` starts one and prints its address."
+            "`--dask` must be the address of a running scheduler, such as tcp://10.0.0.5:8786, "
+            f"got {address} ({reason}). `dask scheduler` starts one and prints its address."
         ) from error
-    threads = client.nthreads()
-    if any(number > 1 for number in threads.values()):
+    workers = client.nthreads()
+    several = {worker: number for worker, number in workers.items() if number > 1}
+    if several:
         client.close()
         raise ValueError(
             "`--dask`: workers must have one thread each, `dask worker ADDRESS --nthreads 1`; got "
-            + ", ".join(f"{number} at {worker}" for worker, number in threads.items())
+            + ", ".join(f"{number} at {worker}" for worker, number in several.items())
         )
-    tqdm.write(f"{len(threads)} workers at {address}; others may come and go.")
+    tqdm.write(f"{len(workers)} workers at {address}; others may come and go.")
     return client
