@@ -46,6 +46,7 @@ def dask_setup(worker):
 
     experiments.run_cell = small_cell
     experiments.NUM_EVALUATION = 8
+    experiments.TASKS = {{"single-coin": experiments.TASKS["single-coin"]}}
 """
 
 
@@ -64,9 +65,10 @@ def distributed():
 
 
 @contextmanager
-def process(*command):
+def process(*command, **environment):
     """A Python program, stopped at the end."""
-    with subprocess.Popen([sys.executable, *map(str, command)], env=ENVIRONMENT) as started:
+    command = [sys.executable, *map(str, command)]
+    with subprocess.Popen(command, env=ENVIRONMENT | environment) as started:
         try:
             yield started
         finally:
@@ -89,7 +91,8 @@ def scheduler(folder):
     """A scheduler in a process of its own, and its address."""
     contact = folder / "scheduler.json"
     command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
-    with process(*command, "--no-dashboard", "--scheduler-file", contact) as started:
+    command += ["--no-dashboard", "--scheduler-file", contact]
+    with process(*command, DASK_TEMPORARY_DIRECTORY=str(folder)) as started:
         while not contact.exists() or not contact.read_text():
             assert started.poll() is None
             time.sleep(0.05)

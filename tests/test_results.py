@@ -71,6 +71,14 @@ def test_appending_adds_only_what_is_new(tmp_path):
     assert read.attrs["seconds"] == 2.0
 
 
+def test_repetitions_are_in_order_however_they_come(tmp_path):
+    for repetitions in ([2], [0, 1]):
+        results.append(tmp_path / "cell.nc", cell(repetitions))
+    read = results.read(tmp_path / "cell.nc")
+    np.testing.assert_array_equal(read.repetition, [0, 1, 2])
+    np.testing.assert_array_equal(read.cumulative_regret, cell([0, 1, 2]).cumulative_regret)
+
+
 def test_cells_of_other_training_do_not_mix(tmp_path):
     results.append(tmp_path / "cell.nc", cell([0]))
     with pytest.raises(ValueError, match="was tuned with"):

@@ -87,7 +87,7 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
             join="override",
             combine_attrs="override",
         )
-        block = block.assign_attrs(seconds=seconds, date=" ".join(dates))
+        block = block.sortby("repetition").assign_attrs(seconds=seconds, date=" ".join(dates))
     write(path, block)
     return block
 
