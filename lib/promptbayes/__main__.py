@@ -180,7 +180,7 @@ def _add_table(commands) -> None:
 
 def _table(options) -> None:
     """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
-    columns = "{:<27} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
+    columns = "{:<28} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
     heading = "setting network predictor median quantiles runs error networks paper"
     print(columns.format(*heading.split()))
     for name in options.settings or experiments.SETTINGS:
