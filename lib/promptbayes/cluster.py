@@ -52,10 +52,9 @@ def run_blocks(
         UnfinishedError: at the end, where blocks raised, with their names; or the scheduler is
             gone.
 
-    Example, with a scheduler on this machine::
-
-        for cell, repetitions, dataset in run_blocks("tcp://127.0.0.1:8786", blocks):
-            results.append(results.cell_path(*cell), dataset)
+    Example:
+        >>> for cell, repetitions, dataset in run_blocks(address, blocks):  # doctest: +SKIP
+        ...     results.append(results.cell_path(*cell), dataset)
     """
     try:
         import distributed
