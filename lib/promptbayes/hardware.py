@@ -3,8 +3,8 @@
 Everything here changes speed and memory only, never a number beyond rounding. Each lever names its
 reason and what it gains: how many times slower FullWT is on two cores without it, for the LSTM and
 the Transformer (`benchmarks/results/cpu.md`). Two more levers are where the mathematics is, in
-`networks`: what all sequences share is computed once (1.8 and 1.0), and the LSTM's gradient is
-written by hand (1.5).
+`networks`: what all sequences share is computed once (1.5 and 1.3), and the LSTM's gradient is
+written by hand (1.4).
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-# Activations of one micro-batch should stay in a core's cache (L2 and its share of L3): 1.5, 1.4.
+# Activations of one micro-batch should stay in a core's cache (L2 and its share of L3): 1.3, 1.8.
 CACHE_BYTES = 6 * 2**20
 
 
@@ -24,7 +24,7 @@ def use_all_cores() -> None:
     """Make each CPU core a jax device, so that repetitions run side by side, one a core.
 
     XLA splits one small matrix product badly over cores; whole repetitions split perfectly: 1.6,
-    1.1. Set `PROMPTBAYES_CPU_DEVICES` to choose the number. Without effect once jax has been used.
+    1.4. Set `PROMPTBAYES_CPU_DEVICES` to choose the number. Without effect once jax has been used.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = os.environ.get("PROMPTBAYES_CPU_DEVICES", str(cores or 1))
