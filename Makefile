@@ -62,7 +62,7 @@ $(COLAB_ENV)/.installed: requirements-colab.txt pyproject.toml
 	$(COLAB_BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-# make bench    tuning beside a plain loop, on an otherwise idle machine; about ten minutes
+# make bench    tuning beside a plain loop, on an otherwise idle machine; a quarter of an hour
 .PHONY: bench reproduce
 bench: env
 	$(BIN)/python benchmarks/bench.py

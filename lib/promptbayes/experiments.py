@@ -127,6 +127,12 @@ def base_predictor(setting: str, network: str, network_seed: int | None = None) 
     return initialise(ARCHITECTURES[network + chosen.variant], jax.random.key(network_seed or 0))
 
 
+@functools.cache
+def _num_weights(architecture) -> int:
+    shapes = jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)).params)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
 def work(setting: str, network: str, method: str, training: Training = TUNING) -> float:
     """Multiply-adds of one repetition, about: what the progress of `reproduce` is measured in.
 
@@ -136,8 +142,7 @@ def work(setting: str, network: str, method: str, training: Training = TUNING) -
     """
     chosen = setting_of(setting)
     architecture = ARCHITECTURES[network + chosen.variant]
-    shapes = jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)).params)
-    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    size = _num_weights(architecture)
     evaluated = len(TASKS) * NUM_EVALUATION * max(MARKS)
     tokens, passes = training.num_steps * training.batch_size * training.length, 2
     if method in _UNTUNED:

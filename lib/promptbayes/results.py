@@ -185,9 +185,8 @@ def summary(setting: str, network: str, *, mark: int = 50, folder=None) -> list[
             for path in sorted(default.parent.glob(f"{method}-network-*.nc"))
         ]
         error = float(cell.cumulative_regret_error.max())
-        paper = experiments.PAPER.get((setting, network)) if method == "SoftPT" else None
-        if mark != experiments.MARKS[0]:
-            paper = None
+        reported = method == "SoftPT" and mark == experiments.MARKS[0]
+        paper = experiments.PAPER.get((setting, network)) if reported else None
         rows.append(
             Summary(str(method), median, low, high, len(runs), error, (median, *others), paper)
         )
