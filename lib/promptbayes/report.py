@@ -60,20 +60,9 @@ def stored(setting: str, network: str, *, network_seed: int | None = None, folde
         >>> run.target, run.cells["SoftPT"].regret.dims
         ('single-coin', ('repetition', 'evaluation', 'step'))
     """
-    methods = experiments.setting_of(setting).methods_for(network)
-    if network not in experiments.NETWORKS:
-        known = ", ".join(experiments.NETWORKS)
-        raise ValueError(f"`network` must be one of {known}, got {network!r}.")
-    cells = {}
-    for method in itertools.chain(*figures.GROUPS.values()):
-        path = results.cell_path(setting, network, method, network_seed, folder)
-        if method in methods and path.is_file():
-            cells[method] = results.read(path)
-    if not cells:
-        raise FileNotFoundError(
-            f"nothing of `setting` {setting} on the {network} is stored; "
-            f"`python -m promptbayes reproduce {setting} --network {network}` computes it."
-        )
+    found = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
+    order = itertools.chain(*figures.GROUPS.values())
+    cells = {method: found[method] for method in order if method in found}
     return Stored(setting, network, network_seed, cells)
 
 

@@ -109,26 +109,39 @@ def load(setting: str, network: str, folder=None) -> xr.Dataset:
         ValueError: an unknown setting or network.
         FileNotFoundError: nothing of it has been computed.
     """
+    shared = ["regret", "regret_error", "cumulative_regret", "cumulative_regret_error", "loss"]
+    cells = {
+        method: cell[[name for name in shared if name in cell]]
+        for method, cell in load_cells(setting, network, folder=folder).items()
+    }
+    side_by_side = xr.concat(
+        list(cells.values()), dim="predictor", join="outer", combine_attrs="drop"
+    )
+    return side_by_side.assign_coords(predictor=list(cells))
+
+
+def load_cells(
+    setting: str, network: str, *, network_seed: int | None = None, folder=None
+) -> dict[str, xr.Dataset]:
+    """Every stored cell of a setting, by its method; arguments and errors as `load`.
+
+    Each has its own repetitions. `network_seed` says which pretrained network.
+    """
     chosen = experiments.setting_of(setting)
     if network not in experiments.NETWORKS:
         known = ", ".join(experiments.NETWORKS)
         raise ValueError(f"`network` must be one of {known}, got {network!r}.")
-    shared = ["regret", "regret_error", "cumulative_regret", "cumulative_regret_error", "loss"]
-    cells = {}
-    for method in chosen.methods_for(network):
-        path = cell_path(setting, network, method, folder=folder)
-        if path.is_file():
-            cell = read(path)
-            cells[method] = cell[[name for name in shared if name in cell]]
+    paths = {
+        method: cell_path(setting, network, method, network_seed, folder)
+        for method in chosen.methods_for(network)
+    }
+    cells = {method: read(path) for method, path in paths.items() if path.is_file()}
     if not cells:
         raise FileNotFoundError(
             f"nothing of `setting` {setting} on the {network} is stored; "
             f"`python -m promptbayes reproduce {setting} --network {network}` computes it."
         )
-    side_by_side = xr.concat(
-        list(cells.values()), dim="predictor", join="outer", combine_attrs="drop"
-    )
-    return side_by_side.assign_coords(predictor=list(cells))
+    return cells
 
 
 def load_cell(setting: str, network: str, method: str, folder=None) -> xr.Dataset:
