@@ -34,15 +34,20 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", int(devices))
 
 
-def micro_batch_size(batch_size: int, length: int, floats_per_token: int) -> int:
+def micro_batch_size(
+    batch_size: int, length: int, floats_per_token: int, num_weights: int = 0
+) -> int:
     """How many sequences to process at once: all on an accelerator, a cacheful on a CPU.
 
-    The largest divisor of `batch_size` whose activations fit `CACHE_BYTES`. Gradients of
-    micro-batches add up to the gradient of the batch.
+    The largest divisor of `batch_size` whose activations fit `CACHE_BYTES` or, in a larger network,
+    what a micro-batch moves anyway: the weights five times (read forwards and backwards, their
+    gradient written, the sum of gradients read and written). Gradients of micro-batches add up to
+    the gradient of the batch.
     """
     if jax.default_backend() != "cpu":
         return batch_size
-    fitting = max(1, CACHE_BYTES // (4 * length * floats_per_token))
+    size = max(CACHE_BYTES, 5 * 4 * num_weights)
+    fitting = max(1, size // (4 * length * floats_per_token))
     return max(d for d in range(1, batch_size + 1) if batch_size % d == 0 and d <= fitting)
 
 

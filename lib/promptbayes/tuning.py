@@ -215,7 +215,8 @@ def _step(base, method, task, training, key, state, index):
 def loss_and_gradient(base, method, theta, tokens):
     """Mean over sequences of their summed log loss, and its gradient with respect to theta."""
     batch_size, length = tokens.shape
-    size = micro_batch_size(batch_size, length, base.network.floats_per_token)
+    num_weights = sum(weights.size for weights in jax.tree.leaves(base.params))
+    size = micro_batch_size(batch_size, length, base.network.floats_per_token, num_weights)
 
     def mean_loss(theta):
         prepared = method.apply(base, theta).prepare(length)
