@@ -39,6 +39,9 @@ def cell(repetitions, method="SoftPT", seconds=1.0):
             "method": method,
             "training": "Training()",
             "seconds": seconds,
+            "versions": "jax-0.10.2",
+            "commit": "abc1234",
+            "device": "2 x cpu, x86_64",
             "date": "2026-11-21",
         },
     )
@@ -69,6 +72,17 @@ def test_appending_adds_only_what_is_new(tmp_path):
         read.cumulative_regret[1], cell([1]).cumulative_regret[0], "a kept repetition changed"
     )
     assert read.attrs["seconds"] == 2.0
+
+
+def test_a_cell_says_where_all_its_repetitions_come_from(tmp_path):
+    path = tmp_path / "cell.nc"
+    later = {"commit": "def5678", "date": "2026-11-22"}
+    for repetition, changed in enumerate(({}, later, later, {})):
+        results.append(path, cell([repetition]).assign_attrs(changed))
+    origin = results.read(path).attrs
+    assert origin["commit"] == "abc1234; def5678"
+    assert origin["date"] == "2026-11-21; 2026-11-22"
+    assert origin["device"] == "2 x cpu, x86_64"
 
 
 def test_repetitions_are_in_order_however_they_come(tmp_path):

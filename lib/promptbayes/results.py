@@ -68,6 +68,9 @@ def read(path) -> xr.Dataset:
     return dataset
 
 
+_ORIGIN = ("versions", "commit", "device", "date")  # blocks of a cell may differ in these
+
+
 def append(path, block: xr.Dataset) -> xr.Dataset:
     """Add repetitions to a cell; those that it has already are kept."""
     path = Path(path)
@@ -76,8 +79,8 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
         if before.attrs["training"] != block.attrs["training"]:
             raise ValueError(f"`path`: {path} was tuned with {before.attrs['training']}.")
         new = ~np.isin(block.repetition, before.repetition)
-        seconds = before.attrs["seconds"] + block.attrs["seconds"]
-        dates = sorted({*str(before.attrs["date"]).split(), block.attrs["date"]})
+        origin = {name: _joined(before.attrs[name], block.attrs[name]) for name in _ORIGIN}
+        origin["seconds"] = before.attrs["seconds"] + block.attrs["seconds"]
         block = xr.concat(
             [before, block.isel(repetition=new)],
             dim="repetition",
@@ -87,9 +90,14 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
             join="override",
             combine_attrs="override",
         )
-        block = block.sortby("repetition").assign_attrs(seconds=seconds, date=" ".join(dates))
+        block = block.sortby("repetition").assign_attrs(origin)
     write(path, block)
     return block
+
+
+def _joined(before: str, now: str) -> str:
+    """All that a cell's blocks were computed with: each once, in the order of their coming."""
+    return "; ".join(dict.fromkeys([*before.split("; "), now]))
 
 
 def load(setting: str, network: str, folder=None) -> xr.Dataset:
