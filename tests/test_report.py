@@ -155,7 +155,7 @@ def test_curves_are_medians_and_exact_values(run, evaluation):
         axes = report.regret_curves(run, evaluation, cumulative=cumulative).axes[0]
         assert axes.get_ylabel().startswith("cumulative" if cumulative else "instantaneous")
         drawn = {name: line.get_ydata() for name, line in curves_of(axes).items()}
-        assert drawn.keys() == {*run.cells, *report.baselines(SETTING, evaluation)}
+        assert drawn.keys() == {*run.cells, *experiments.baselines(SETTING, evaluation)}
         for method, stored in run.cells.items():
             curve = stored.regret.sel(evaluation=evaluation).values
             curve = np.cumsum(curve, axis=1) if cumulative else curve
@@ -180,15 +180,15 @@ def test_repetitions_that_a_method_does_not_have_are_not_drawn(run, folder):
 
 
 def test_baselines_are_those_that_exist():
-    names = {task: list(report.baselines(SETTING, task)) for task in experiments.TASKS}
+    names = {task: list(experiments.baselines(SETTING, task)) for task in experiments.TASKS}
     assert names == {
         "random-coins": ["EvalBayes", "PreBayes"],
         "single-coin": ["EvalBayes", "PreBayes"],
         "two-coin-mixture": ["TargetBayes", "PreBayes", "PreBayesPT"],
     }
-    assert list(report.baselines(UNTRAINED, SETTING)) == ["TargetBayes"]
-    assert list(report.baselines(UNTRAINED, "single-coin")) == ["EvalBayes"]
-    np.testing.assert_array_equal(report.baselines(SETTING, "single-coin")["EvalBayes"], 0.0)
+    assert list(experiments.baselines(UNTRAINED, SETTING)) == ["TargetBayes"]
+    assert list(experiments.baselines(UNTRAINED, "single-coin")) == ["EvalBayes"]
+    np.testing.assert_array_equal(experiments.baselines(SETTING, "single-coin")["EvalBayes"], 0.0)
 
 
 ENTROPY = -(0.2 * np.log(0.2) + 0.8 * np.log(0.8))  # of one flip, in nats

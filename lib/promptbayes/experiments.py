@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from . import exact
 from .methods import METHODS, HardPrefix, Prefix
@@ -326,22 +327,42 @@ def _state_variables(predictors, chosen, components, repetitions):
     return variables
 
 
-def exact_baselines(setting: str, length: int = 50) -> dict[str, float]:
-    """Regret on the target, in nats, of the Bayes predictors that the setting has.
+@functools.cache
+def baselines(setting: str, evaluation: str) -> dict[str, NDArray[np.float64]]:
+    """Cumulative regret of the exact predictors of a setting, after predictions 1 to 200.
+
+    Args:
+        setting: a key of `SETTINGS`.
+        evaluation: the distribution that the sequences come from, a key of `TASKS`.
+
+    Returns:
+        name -> nats [step]: TargetBayes, or elsewhere than on the target that distribution's own
+        EvalBayes; PreBayes unless the network is untrained; and on the target PreBayesPT, with
+        the hard prefix that is best for N_tune predictions.
+
+    Raises:
+        ValueError: an unknown setting or distribution.
 
     Example:
-        >>> round(exact_baselines("single-coin")["PreBayesPT"], 4)
-        0.5711
+        >>> exactly = baselines("single-coin", "single-coin")
+        >>> {name: round(float(curve[49]), 4) for name, curve in exactly.items()}
+        {'TargetBayes': 0.0, 'PreBayes': 1.4772, 'PreBayesPT': 0.5711}
     """
     chosen = setting_of(setting)
-    target = TASKS[chosen.target]
-    baselines = {"TargetBayes": exact.cumulative_regret(target, target, length)}
+    if evaluation not in TASKS:
+        known = ", ".join(TASKS)
+        raise ValueError(f"`evaluation` must be one of {known}, got {evaluation!r}.")
+    source, pre = TASKS[evaluation], TASKS["random-coins"]
+    on_target = evaluation == chosen.target
+    predictors: dict[str, exact.Task] = {"TargetBayes" if on_target else "EvalBayes": source}
     if chosen.pretrained:
-        pre = TASKS["random-coins"]
-        prompts = exact.hard_prompts(pre, target, chosen.prefix_length, length)
-        baselines["PreBayes"] = exact.cumulative_regret(pre, target, length)
-        baselines["PreBayesPT"] = float(prompts.best[1])
-    return baselines
+        predictors["PreBayes"] = pre
+    if chosen.pretrained and on_target:
+        length = min(MARKS)
+        counts, _ = exact.hard_prompts(pre, source, chosen.prefix_length, length).best
+        predictors["PreBayesPT"] = pre.posterior(np.repeat(np.arange(len(counts)), counts))
+    length = max(MARKS)
+    return {name: exact.regret_curve(task, source, length) for name, task in predictors.items()}
 
 
 def provenance(seconds: float) -> dict:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy import special
 
 from . import exact, experiments, figures, results
@@ -21,7 +20,6 @@ from .predictor import pretrained_path, settings
 from .tuning import PRETRAINING
 
 _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
-_PRETRAINING = "random-coins"
 
 
 class Stored(NamedTuple):
@@ -100,7 +98,7 @@ def pretraining_loss(run: Stored) -> Figure | None:
     return figures.loss_curves(
         {_LABELS[run.network]: np.reshape(losses, (-1, 10)).mean(axis=1)},
         window=10,
-        optimum=_bayes_loss(_PRETRAINING, PRETRAINING.length),
+        optimum=_bayes_loss("random-coins", PRETRAINING.length),
         title=run.title("pretraining"),
     )
 
@@ -132,7 +130,7 @@ def regret_curves(run: Stored, evaluation: str, *, cumulative: bool = True) -> F
         evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
         cumulative: the running sum, or the regret of each prediction.
     """
-    exactly = baselines(run.setting, evaluation)
+    exactly = experiments.baselines(run.setting, evaluation)
     curves = {
         name: cell.regret.sel(evaluation=evaluation).values for name, cell in run.cells.items()
     }
@@ -152,7 +150,7 @@ def regret_bars(run: Stored, evaluation: str) -> Figure:
         >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['n = 50', 'n = 100', 'n = 200']
     """
-    exactly = baselines(run.setting, evaluation)
+    exactly = experiments.baselines(run.setting, evaluation)
     totals = {
         name: cell.cumulative_regret.sel(evaluation=evaluation) for name, cell in run.cells.items()
     }
@@ -162,44 +160,6 @@ def regret_bars(run: Stored, evaluation: str) -> Figure:
         for mark in experiments.MARKS
     }
     return figures.regret_bar_panels(panels, title=run.title(f"evaluated on {evaluation}"))
-
-
-@functools.cache
-def baselines(setting: str, evaluation: str) -> dict[str, NDArray[np.float64]]:
-    """Cumulative regret of the exact predictors of a setting, after predictions 1 to 200.
-
-    Args:
-        setting: a key of `experiments.SETTINGS`.
-        evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
-
-    Returns:
-        name -> nats [step]: TargetBayes, or elsewhere than on the target that distribution's own
-        EvalBayes; PreBayes unless the network is untrained; and on the target PreBayesPT, with
-        the hard prefix that is best for N_tune predictions.
-
-    Raises:
-        ValueError: an unknown setting or distribution.
-
-    Example:
-        >>> exactly = baselines("single-coin", "single-coin")
-        >>> {name: round(float(curve[49]), 4) for name, curve in exactly.items()}
-        {'TargetBayes': 0.0, 'PreBayes': 1.4772, 'PreBayesPT': 0.5711}
-    """
-    chosen = experiments.setting_of(setting)
-    if evaluation not in experiments.TASKS:
-        known = ", ".join(experiments.TASKS)
-        raise ValueError(f"`evaluation` must be one of {known}, got {evaluation!r}.")
-    source, pre = experiments.TASKS[evaluation], experiments.TASKS[_PRETRAINING]
-    on_target = evaluation == chosen.target
-    predictors: dict[str, exact.Task] = {"TargetBayes" if on_target else "EvalBayes": source}
-    if chosen.pretrained:
-        predictors["PreBayes"] = pre
-    if chosen.pretrained and on_target:
-        length = min(experiments.MARKS)
-        counts, _ = exact.hard_prompts(pre, source, chosen.prefix_length, length).best
-        predictors["PreBayesPT"] = pre.posterior(np.repeat(np.arange(len(counts)), counts))
-    length = max(experiments.MARKS)
-    return {name: exact.regret_curve(task, source, length) for name, task in predictors.items()}
 
 
 def hard_prefixes(run: Stored) -> Figure | None:

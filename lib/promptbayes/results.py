@@ -193,8 +193,8 @@ def summary(setting: str, network: str, *, mark: int = 50, folder=None) -> list[
     target = experiments.setting_of(setting).target
     stored = load(setting, network, folder).sel(evaluation=target, mark=mark)
     rows = [
-        Summary(name, value, value, value, 0, 0.0, (), None)
-        for name, value in experiments.exact_baselines(setting, mark).items()
+        Summary(name, *3 * [float(curve[mark - 1])], 0, 0.0, (), None)
+        for name, curve in experiments.baselines(setting, target).items()
     ]
     for method in stored.predictor.values:
         cell = stored.sel(predictor=method)
