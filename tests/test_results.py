@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
-from promptbayes import experiments, results
+from promptbayes import __main__, exact, experiments, results
 
 
 def cell(repetitions, method="SoftPT", seconds=1.0):
@@ -24,6 +24,10 @@ def cell(repetitions, method="SoftPT", seconds=1.0):
             "cumulative_regret": (
                 ("repetition", "evaluation", "mark"),
                 np.cumsum(curve, axis=-1)[..., [49, 99, 199]].astype(np.float32),
+            ),
+            "cumulative_regret_error": (
+                ("repetition", "evaluation", "mark"),
+                np.full((size, 3, 3), 0.25, np.float32),
             ),
             "loss": (("repetition", "tuning_step"), np.full((size, 4), 30.0, np.float32)),
         },
@@ -165,3 +169,48 @@ def test_kill_at_any_moment_leaves_a_whole_file(tmp_path, delay):
     np.testing.assert_array_equal(repetitions, np.arange(len(repetitions)))
     results.append(path, cell([len(repetitions)]))  # and the next run goes on from there
     assert len(results.read(path).repetition) == len(repetitions) + 1
+
+
+@pytest.fixture
+def some_results(tmp_path):
+    """SoftPT with three repetitions, and one on another pretrained network."""
+    for seed, repetitions in {None: [0, 1, 2], 1: [0]}.items():
+        path = results.cell_path("single-coin", "lstm", "SoftPT", seed, tmp_path)
+        results.write(path, cell(repetitions, seconds=1800.0))
+    return tmp_path
+
+
+@pytest.mark.parametrize("mark", experiments.MARKS)
+def test_a_summary_has_the_exact_predictors_first(some_results, mark):
+    rows = results.summary("single-coin", "lstm", mark=mark, folder=some_results)
+    assert [row.predictor for row in rows] == ["TargetBayes", "PreBayes", "PreBayesPT", "SoftPT"]
+    uniform, coin = experiments.TASKS["random-coins"], experiments.TASKS["single-coin"]
+    assert rows[0].median == 0
+    assert rows[1].median == pytest.approx(exact.cumulative_regret(uniform, coin, mark))
+    assert {row.repetitions for row in rows[:3]} == {0}
+    runs = cell([0, 1, 2]).cumulative_regret.sel(evaluation="single-coin", mark=mark).values
+    found = rows[3]
+    assert found.median == runs[1]
+    assert (found.low, found.high) == pytest.approx(((runs[0] + runs[1]) / 2, runs[1:].mean()))
+    assert (found.repetitions, found.error) == (3, 0.25)
+    assert found.networks == (runs[1], runs[0])
+    assert found.paper == (0.01 if mark == 50 else None)
+
+
+def test_a_summary_refuses_another_mark(some_results):
+    with pytest.raises(ValueError, match=r"`mark` must be one of \(50, 100, 200\), got 60"):
+        results.summary("single-coin", "lstm", mark=60, folder=some_results)
+
+
+def test_the_table_shows_numbers_gaps_findings_and_hours(some_results, capsys):
+    finding = "embedding-4-two-coin-mixture"
+    __main__.main(["table", "single-coin", finding, "--folder", str(some_results)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (soft,) = (line for line in lines if line[:3] == ["single-coin", "lstm", "SoftPT"])
+    at_50 = cell([0, 1, 2]).cumulative_regret.sel(evaluation="single-coin", mark=50).values
+    assert soft[3] == f"{at_50[1]:.3f}"
+    assert soft[7:] == ["3", "0.250", f"{at_50[0]:.3f}", "to", f"{at_50[1]:.3f}", "(2)", "0.01"]
+    assert [finding, "lstm", "not", "computed"] in lines
+    assert [f"{finding}:", "not", "as", "the", "paper", "claims."] in [line[:6] for line in lines]
+    assert ["single-coin", "1.00", "0.00"] in lines  # two cells of half an hour each
+    assert lines[-1] == ["1.0", "in", "all,", "on", "2", "x", "cpu,", "x86_64"]

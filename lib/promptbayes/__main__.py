@@ -182,9 +182,11 @@ def _table(options) -> None:
     """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
     columns = "{:<28} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
     heading = "setting network predictor median quantiles runs error networks paper"
+    chosen = options.settings or list(experiments.SETTINGS)
+    for name in chosen:
+        experiments.setting_of(name)  # before anything is printed
     print(columns.format(*heading.split()))
-    for name in options.settings or experiments.SETTINGS:
-        experiments.setting_of(name)
+    for name in chosen:
         for network in experiments.NETWORKS:
             try:
                 rows = results.summary(name, network, folder=options.folder)
@@ -198,6 +200,25 @@ def _table(options) -> None:
         "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "
         "pretrained networks, and their number."
     )
+    for name in chosen:
+        if name in experiments.FINDINGS:
+            print(f"\n{name}: not as the paper claims. {experiments.FINDINGS[name]}.")
+    _print_times(chosen, options.folder)
+
+
+def _print_times(chosen: list[str], folder) -> None:
+    """Hours that the stored results took to compute."""
+    columns, devices, whole = "{:<28}" + len(experiments.NETWORKS) * " {:>12}", set(), 0.0
+    print("\n" + columns.format("hours of computing", *experiments.NETWORKS))
+    for name in chosen:
+        hours = []
+        for network in experiments.NETWORKS:
+            seconds, where = results.computing_time(name, network, folder)
+            hours.append(f"{seconds / 3600:.2f}")
+            devices |= where
+            whole += seconds / 3600
+        print(columns.format(name, *hours))
+    print(f"{whole:.1f} in all, on {' and '.join(sorted(devices)) or 'nothing yet'}")
 
 
 def _texts(row: results.Summary) -> list[str]:

@@ -110,6 +110,13 @@ PAPER = {
 }
 
 
+# Where a claim of the paper does not show in the stored results; asserted in tests/test_claims.py.
+FINDINGS = {
+    "embedding-4-two-coin-mixture": "claim 6: on the LSTM SoftPT's lead over HardPT stays, because "
+    "hard prompts do harm there; its lead over NoTuning shrinks to less than half",
+}
+
+
 def setting_of(name: str) -> Setting:
     """The setting of this name, or an error that lists them."""
     if name not in SETTINGS:

@@ -212,3 +212,14 @@ def summary(setting: str, network: str, *, mark: int = 50, folder=None) -> list[
             Summary(str(method), median, low, high, len(runs), error, (median, *others), paper)
         )
     return rows
+
+
+def computing_time(setting: str, network: str, folder=None) -> tuple[float, set[str]]:
+    """Seconds that the stored cells of a setting took, on all pretrained networks, and where.
+
+    Blocks of repetitions that ran at the same time are added up.
+    """
+    folder = cell_path(setting, network, "SoftPT", folder=folder).parent
+    origins = [read(path).attrs for path in sorted(folder.glob("*.nc"))]
+    devices = {device for origin in origins for device in str(origin["device"]).split("; ")}
+    return float(sum(origin["seconds"] for origin in origins)), devices
