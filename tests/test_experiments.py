@@ -9,8 +9,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import roundings
 from promptbayes import METHODS, Training, experiments, results
 from promptbayes.__main__ import main
+from promptbayes.predictor import pretrained_path, settings
 
 SHORT = Training(num_steps=2, batch_size=4, length=5)
 
@@ -56,6 +58,25 @@ def test_a_cell(method):
     if method in ("SoftPT", "HardPT", "RandomPF"):
         assert cell.prefix_trajectory.shape == (2, 6, 2)
         assert cell.trajectory.shape == (2, 2, 50, 2)
+
+
+def test_the_untuned_cell_keeps_the_network():
+    """Its states on pretraining sequences, whitened, with their bias, and its pretraining loss."""
+    cell = experiments.run_cell("single-coin", "lstm", "NoTuning", [0])
+    points, tau = cell.background.values.reshape(-1, 2), cell.background_tau.values.astype(float)
+    # The components were fitted to these 100 x 50 states, computed in float32.
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=roundings(100))
+    np.testing.assert_allclose(points.var(axis=0), 1, rtol=roundings(100))
+    ones = np.asarray(experiments._background_sequences().tokens).sum(axis=1)
+    excess = (ones - 50 * tau) ** 2 / (50 * tau * (1 - tau))
+    # Squares of about standard normals: mean 1, and the mean of 100 is off by sqrt(2 / 100).
+    assert abs(excess.mean() - 1) < 4 * np.sqrt(2 / 100)
+    losses = settings(pretrained_path("lstm"))["losses"]
+    means = [np.mean(losses[i : i + 10]) for i in range(0, 1000, 10)]
+    np.testing.assert_allclose(cell.pretraining_loss, means, rtol=roundings(1))
+    untrained = experiments.run_cell("untrained-random-coins", "lstm", "NoTuning", [0])
+    assert "background" in untrained
+    assert "pretraining_loss" not in untrained
 
 
 def test_repetitions_do_not_depend_on_their_company():

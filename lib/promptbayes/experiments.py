@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from . import exact
 from .methods import METHODS, HardPrefix, Prefix
 from .networks import LSTM, Transformer
-from .predictor import Predictor, initialise, load_pretrained
+from .predictor import Predictor, initialise, load_pretrained, pretrained_path, settings
 from .regret import cumulative_regret, evaluate, instantaneous_regret
 from .states import Components, fit_components
 from .tasks import Sequences, coin, coin_mixture, random_coins
@@ -44,6 +44,7 @@ ARCHITECTURES = {
 NETWORKS = ("lstm", "transformer")
 MARKS = (50, 100, 200)  # N_tune, N_train, N_eval
 NUM_EVALUATION = 2048  # sequences
+_STEPS_A_POINT = 10  # of a stored curve of losses
 _GRADIENT_PREFIXES = ("SimplexPT", "RealPT", "SoftPT")
 _UNTUNED = ("NoTuning", "RandomPF")
 _ALL = (*METHODS, *_UNTUNED)
@@ -231,6 +232,8 @@ def run_cell(
         variables |= _state_variables(
             predictors, chosen, state_components(setting, network, network_seed), repetitions
         )
+    if method == "NoTuning":
+        variables |= _network_variables(setting, network, network_seed)
     return xr.Dataset(
         variables,
         coords={
@@ -273,9 +276,9 @@ def _untuned(base, chosen, method, key, training, variables):
 
 
 def _tuning_variables(tuned):
-    """Loss in means over ten steps, and theta where it is small."""
+    """Loss in means over a few steps, and theta where it is small."""
     steps = tuned.losses.shape[1]
-    block = 10 if steps % 10 == 0 else 1
+    block = _STEPS_A_POINT if steps % _STEPS_A_POINT == 0 else 1
     loss = tuned.losses.reshape(tuned.num_seeds, steps // block, block).mean(-1)
     variables: dict = {"loss": (("repetition", "tuning_step"), loss.astype(np.float32))}
     flat = [leaf.reshape(tuned.num_seeds, -1) for leaf in jax.tree.leaves(tuned.theta)]
@@ -331,6 +334,30 @@ def _state_variables(predictors, chosen, components, repetitions):
     if len(predictors[0].prefix):
         prefix = np.stack(prefixes).astype(np.float32)
         variables["prefix_trajectory"] = (("repetition", "prefix", "component"), prefix)
+    return variables
+
+
+def _network_variables(setting, network, network_seed):
+    """The network that tuning starts from: states on pretraining sequences, and how it was trained.
+
+    Kept, because elsewhere the same seed may give another network.
+    """
+    sequences = _background_sequences()
+    components = state_components(setting, network, network_seed)
+    states = base_predictor(setting, network, network_seed).states(sequences.tokens).content
+    points, tau = components.project(states), np.exp(np.asarray(sequences.log_source)[:, 0, 1])
+    variables = {
+        "background": (
+            ("background_sequence", "time", "component"),
+            np.asarray(points, np.float32),
+        ),
+        "background_tau": ("background_sequence", tau.astype(np.float32)),
+    }
+    chosen = setting_of(setting)
+    if chosen.pretrained:
+        losses = settings(pretrained_path(network + chosen.variant, network_seed))["losses"]
+        means = np.reshape(losses, (-1, _STEPS_A_POINT)).mean(axis=1)
+        variables["pretraining_loss"] = "pretraining_step", means.astype(np.float32)
     return variables
 
 

@@ -1,11 +1,9 @@
 """Every figure of a setting, drawn from what is stored of it.
 
 `figures` knows how to draw, but not what the paper's settings are; `results` keeps the numbers.
-Here the two meet, and the exact predictors join them. Nothing is tuned; only the states of the
-network that tuning started from are computed anew.
+Here the two meet, and the exact predictors join them. No network runs: its states are stored too.
 """
 
-import functools
 import itertools
 import re
 from typing import NamedTuple
@@ -16,7 +14,6 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from . import exact, experiments, figures, results
-from .predictor import pretrained_path, settings
 from .tuning import PRETRAINING
 
 _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
@@ -27,13 +24,17 @@ class Stored(NamedTuple):
 
     setting: str
     network: str
-    network_seed: int | None
     cells: dict[str, xr.Dataset]  # method -> cell, with the repetitions that this method has
 
     @property
     def target(self) -> str:
         """The task distribution that the methods were tuned to."""
         return experiments.SETTINGS[self.setting].target
+
+    @property
+    def untuned(self) -> xr.Dataset:
+        """The cell of the network as tuning finds it; empty if NoTuning is not stored."""
+        return self.cells.get("NoTuning", xr.Dataset())
 
     def title(self, words: str) -> str:
         """The heading of a figure."""
@@ -61,7 +62,7 @@ def stored(setting: str, network: str, *, network_seed: int | None = None, folde
     found = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
     order = itertools.chain(*figures.GROUPS.values())
     cells = {method: found[method] for method in order if method in found}
-    return Stored(setting, network, network_seed, cells)
+    return Stored(setting, network, cells)
 
 
 def figures_of(
@@ -90,14 +91,13 @@ def figures_of(
 
 
 def pretraining_loss(run: Stored) -> Figure | None:
-    """Loss of the network while it was pretrained, in means over ten steps; None if it was not."""
-    chosen = experiments.SETTINGS[run.setting]
-    if not chosen.pretrained:
+    """Loss of the network while it was pretrained; None if it was not, or NoTuning is missing."""
+    if "pretraining_loss" not in run.untuned:
         return None
-    losses = settings(pretrained_path(run.network + chosen.variant, run.network_seed))["losses"]
+    losses = run.untuned.pretraining_loss.values
     return figures.loss_curves(
-        {_LABELS[run.network]: np.reshape(losses, (-1, 10)).mean(axis=1)},
-        window=10,
+        {_LABELS[run.network]: losses[None]},
+        window=PRETRAINING.num_steps // len(losses),
         optimum=_bayes_loss("random-coins", PRETRAINING.length),
         title=run.title("pretraining"),
     )
@@ -173,15 +173,20 @@ def hard_prefixes(run: Stored) -> Figure | None:
     return figures.sorted_hard_prefixes(prefixes, loss, title=run.title("every hard prefix"))
 
 
-def states(run: Stored) -> Figure:
-    """States of the untuned network on pretraining sequences, coloured by step and by tau."""
-    points, tau = _background(run.setting, run.network, run.network_seed)
+def states(run: Stored) -> Figure | None:
+    """States of the untuned network on pretraining sequences, by step and tau; None without it."""
+    if "background" not in run.untuned:
+        return None
+    points, tau = run.untuned.background.values, run.untuned.background_tau.values
     steps = np.arange(1, points.shape[1] + 1)
     return figures.state_components(points, steps, tau, title=run.title("internal states"))
 
 
 def trajectories(run: Stored) -> Figure | None:
-    """What each prefix does to the states of target sequences; None if no prefix is stored."""
+    """What each prefix does to the states of target sequences.
+
+    None if no prefix is stored, or not the network's states.
+    """
     panels = {}
     for name, cell in run.cells.items():
         if "prefix_trajectory" in cell:
@@ -189,20 +194,10 @@ def trajectories(run: Stored) -> Figure | None:
             start = np.broadcast_to(prefix[:, None, -1:], (*content.shape[:2], 1, 2))
             paths = np.concatenate([start, content], axis=2)  # from the state after the prefix
             panels[name] = prefix, paths.reshape(-1, *paths.shape[2:])
-    if not panels:
+    if not panels or "background" not in run.untuned:
         return None
-    background, _ = _background(run.setting, run.network, run.network_seed)
+    background = run.untuned.background.values
     return figures.prefix_trajectories(background, panels, title=run.title("prefixes"))
-
-
-@functools.cache
-def _background(setting, network, network_seed):
-    """Pretraining states on their components [sequence, time, component], and tau [sequence]."""
-    sequences = experiments._background_sequences()
-    base = experiments.base_predictor(setting, network, network_seed)
-    components = experiments.state_components(setting, network, network_seed)
-    tau = np.exp(np.asarray(sequences.log_source)[:, 0, 1])
-    return components.project(base.states(sequences.tokens).content), tau
 
 
 def _bayes_loss(task: str, length: int) -> float:

@@ -15,7 +15,7 @@ import xarray as xr
 from . import experiments
 
 FOLDER = Path(str(files("promptbayes"))) / "results"
-_PACKED = ("regret", "regret_error", "loss", "trajectory", "prefix_trajectory")
+_PACKED = ("regret", "regret_error", "loss", "trajectory", "prefix_trajectory", "background")
 
 
 def cell_path(
@@ -192,10 +192,11 @@ def summary(setting: str, network: str, *, mark: int = 50, folder=None) -> list[
         raise ValueError(f"`mark` must be one of {experiments.MARKS}, got {mark!r}.")
     target = experiments.setting_of(setting).target
     stored = load(setting, network, folder).sel(evaluation=target, mark=mark)
-    rows = [
-        Summary(name, *3 * [float(curve[mark - 1])], 0, 0.0, (), None)
+    exactly = {
+        name: float(curve[mark - 1])
         for name, curve in experiments.baselines(setting, target).items()
-    ]
+    }
+    rows = [Summary(name, value, value, value, 0, 0.0, (), None) for name, value in exactly.items()]
     for method in stored.predictor.values:
         cell = stored.sel(predictor=method)
         runs = cell.cumulative_regret.dropna("repetition").values
