@@ -1,9 +1,11 @@
 """The commands, at a size that takes seconds."""
 
+import functools
+
 import numpy as np
 import pytest
 from conftest import NETWORKS
-from promptbayes import Training, __main__, experiments, load, predictor
+from promptbayes import Training, __main__, experiments, load, predictor, results
 
 SHORT = Training(num_steps=4, batch_size=4, length=5)
 
@@ -35,6 +37,22 @@ def test_pretrain_writes_a_network_with_its_provenance(small_scale, capsys):
     assert len(settings["losses"]) == SHORT.num_steps
     assert {"versions", "device", "seconds", "date"} <= settings.keys()
     assert f"{settings['losses'][-1]} nats per sequence" in capsys.readouterr().out
+
+
+def test_reproduce_pretrains_what_is_not_there(small_scale, monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
+    short = functools.partial(experiments.run_cell, training=SHORT)
+    monkeypatch.setattr(experiments, "run_cell", short)
+    experiments.evaluation_sequences.cache_clear()
+    command = ["reproduce", "single-coin", "--network", "lstm", "--methods", "UnembedWT"]
+    command += ["--repetitions", "1", "--network-seed", "5", "--folder", str(small_scale)]
+    for _ in range(2):
+        __main__.main(command)
+    experiments.evaluation_sequences.cache_clear()
+    assert (small_scale / "lstm-5.safetensors").is_file()
+    assert capsys.readouterr().out.count("lstm-5.safetensors is not there: pretraining it") == 1
+    path = results.cell_path("single-coin", "lstm", "UnembedWT", 5, small_scale)
+    assert results.read(path).attrs["network_seed"] == 5
 
 
 def test_the_same_seed_gives_the_same_network_and_another_another(small_scale):

@@ -312,6 +312,12 @@ def test_an_unknown_pretrained_network_is_refused_with_the_known_ones():
         load_pretrained("lstm", 99)
 
 
+def test_a_network_that_has_to_be_made_first_names_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(predictor, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match=r"no lstm-large-0.* `.* pretrain lstm-large` makes it"):
+        load_pretrained("lstm-large")
+
+
 def test_predictors_are_plain_tuples():
     """What crosses jit is a NamedTuple: network, params, prefix."""
     assert Predictor._fields == ("network", "params", "prefix")

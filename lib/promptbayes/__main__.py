@@ -50,25 +50,29 @@ def _add_pretrain(commands) -> None:
 def _pretrain(options) -> None:
     """Pretrain on random coins and write the weights into the package."""
     for name in options.networks or experiments.NETWORKS:
-        path = predictor.pretrained_path(name, options.seed)
-        seed = predictor.PRETRAINED[name] if options.seed is None else options.seed
-        began = time.perf_counter()
-        trained = pretrain(
-            experiments.ARCHITECTURES[name],
-            experiments.TASKS["random-coins"],
-            PRETRAINING,
-            jax.random.key(seed),
-        )
-        settings = {
-            "task": "random-coins",
-            "training": vars(PRETRAINING),
-            "seed": seed,
-            "losses": [round(float(loss), 3) for loss in np.asarray(trained.losses[0])],
-            **experiments.provenance(time.perf_counter() - began),
-        }
-        path.parent.mkdir(exist_ok=True)
-        predictor.save(path, trained.predictor(0), settings)
-        print(f"{path}: {settings['losses'][-1]} nats per sequence after {settings['seconds']} s")
+        _pretrain_network(name, options.seed)
+
+
+def _pretrain_network(name: str, seed: int | None) -> None:
+    path = predictor.pretrained_path(name, seed)
+    seed = predictor.PRETRAINED[name] if seed is None else seed
+    began = time.perf_counter()
+    trained = pretrain(
+        experiments.ARCHITECTURES[name],
+        experiments.TASKS["random-coins"],
+        PRETRAINING,
+        jax.random.key(seed),
+    )
+    settings = {
+        "task": "random-coins",
+        "training": vars(PRETRAINING),
+        "seed": seed,
+        "losses": [round(float(loss), 3) for loss in np.asarray(trained.losses[0])],
+        **experiments.provenance(time.perf_counter() - began),
+    }
+    path.parent.mkdir(exist_ok=True)
+    predictor.save(path, trained.predictor(0), settings)
+    print(f"{path}: {settings['losses'][-1]} nats per sequence after {settings['seconds']} s")
 
 
 def _add_reproduce(commands) -> None:
@@ -98,6 +102,10 @@ def _add_reproduce(commands) -> None:
 def _reproduce(options) -> None:
     """Run every missing repetition of every chosen cell, a block at a time."""
     blocks = list(_blocks(options))
+    for name in _missing_networks(blocks, options.network_seed):
+        missing = predictor.pretrained_path(name, options.network_seed).name
+        print(f"{missing} is not there: pretraining it first.", flush=True)
+        _pretrain_network(name, options.network_seed)
     print(f"{sum(len(block) for _, block in blocks)} repetitions to run.", flush=True)
     # Cells differ a hundredfold in work: time left is told from the work that is left.
     with tqdm(
@@ -114,6 +122,16 @@ def _reproduce(options) -> None:
                 bar.update(_work(cell, block))
         except cluster.UnfinishedError as error:
             raise SystemExit(str(error)) from None
+
+
+def _missing_networks(blocks: list[cluster.Block], network_seed) -> list[str]:
+    """Pretrained networks that cells start from and whose weights are not there."""
+    chosen = {
+        network + experiments.SETTINGS[setting].variant: None  # in order, each once
+        for (setting, network, _), _ in blocks
+        if experiments.SETTINGS[setting].pretrained
+    }
+    return [name for name in chosen if not predictor.pretrained_path(name, network_seed).is_file()]
 
 
 def _run_here(blocks: list[cluster.Block], network_seed, bar):

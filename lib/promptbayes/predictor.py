@@ -250,7 +250,8 @@ def load_pretrained(name: str, seed: int | None = None) -> Predictor:
     """A predictor pretrained on random coins at the paper's scale; it comes with the package.
 
     Args:
-        name: `"lstm"` or `"transformer"`.
+        name: `"lstm"` or `"transformer"`; with `"-embedding-4"` behind it the narrow ones, with
+            `"-large"` the large ones, which have to be made first.
         seed: which of the networks pretrained so, to see the spread over pretraining; if left out,
             the one nearest to the exact Bayes predictor of the pretraining distribution.
 
@@ -267,9 +268,11 @@ def load_pretrained(name: str, seed: int | None = None) -> Predictor:
     path = pretrained_path(name, seed)
     if not path.is_file():
         known = sorted(file.name for file in path.parent.glob(f"{name}-*.safetensors"))
+        only = f", only {', '.join(known)}" if known else ""
+        choice = "" if seed is None else f" --seed {seed}"
         raise ValueError(
-            f"`seed` {seed!r}: there is no {path.name}, only {', '.join(known) or 'no file'}; "
-            f"`python -m promptbayes pretrain {name} --seed {seed}` makes it."
+            f"{f'`name` {name}' if seed is None else f'`seed` {seed}'}: there is no {path.name}"
+            f"{only}; `python -m promptbayes pretrain {name}{choice}` makes it."
         )
     return load(path)
 
