@@ -77,6 +77,8 @@ def test_the_untuned_cell_keeps_the_network():
     untrained = experiments.run_cell("untrained-random-coins", "lstm", "NoTuning", [0])
     assert "background" in untrained
     assert "pretraining_loss" not in untrained
+    # Each says which network it was.
+    assert (cell.attrs["network_seed"], untrained.attrs["network_seed"]) == (2, 0)
 
 
 def test_repetitions_do_not_depend_on_their_company():

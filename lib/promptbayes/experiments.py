@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from . import exact
 from .methods import METHODS, HardPrefix, Prefix
 from .networks import LSTM, Transformer
-from .predictor import Predictor, initialise, load_pretrained, pretrained_path, settings
+from .predictor import (
+    PRETRAINED,
+    Predictor,
+    initialise,
+    load_pretrained,
+    pretrained_path,
+    settings,
+)
 from .regret import cumulative_regret, evaluate, instantaneous_regret
 from .states import Components, fit_components
 from .tasks import Sequences, coin, coin_mixture, random_coins
@@ -131,9 +138,16 @@ def base_predictor(setting: str, network: str, network_seed: int | None = None) 
     chosen = setting_of(setting)
     if network not in NETWORKS:
         raise ValueError(f"`network` must be one of {', '.join(NETWORKS)}, got {network!r}.")
+    name = network + chosen.variant
     if chosen.pretrained:
-        return load_pretrained(network + chosen.variant, network_seed)
-    return initialise(ARCHITECTURES[network + chosen.variant], jax.random.key(network_seed or 0))
+        return load_pretrained(name, network_seed)
+    seed = _seed_of(chosen, network) if network_seed is None else network_seed
+    return initialise(ARCHITECTURES[name], jax.random.key(seed))
+
+
+def _seed_of(chosen: Setting, network: str) -> int:
+    """The default network's: of the one that ships, or of the one initialisation."""
+    return PRETRAINED[network + chosen.variant] if chosen.pretrained else 0
 
 
 @functools.cache
@@ -246,7 +260,7 @@ def run_cell(
             "setting": setting,
             "network": network,
             "method": method,
-            "network_seed": -1 if network_seed is None else network_seed,
+            "network_seed": _seed_of(chosen, network) if network_seed is None else network_seed,
             "training": str(training),
             **provenance(time.perf_counter() - began),
         },
