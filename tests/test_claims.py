@@ -205,18 +205,15 @@ def test_6_except_on_the_lstm_and_the_mixture_where_hard_prompts_do_harm():
 # 7. Larger networks change nothing in kind.
 
 
-def test_7_a_soft_prefix_steers_the_large_transformer_to_one_coin():
-    assert gap("large-single-coin", "transformer", "SoftPT") < NEAR
+@pytest.mark.parametrize("network", NETWORKS)
+def test_7_a_soft_prefix_steers_large_networks_to_one_coin_but_not_all_the_way(network):
+    """Finding: our one large network of each kind stops clear of the optimum; the paper's reach it.
 
-
-def test_7_the_large_lstm_is_steered_to_one_coin_like_the_small_ones():
-    """Finding: it stops clear of the optimum, but among the three small LSTMs, not above them."""
-    large = gap("large-single-coin", "lstm", "SoftPT")
-    rows = results.summary("single-coin", "lstm")
-    small = next(row.networks for row in rows if row.predictor == "SoftPT")
-    assert len(small) == 3
-    assert NEAR < large
-    assert min(small) < large < max(small)
+    What shows is steering: more than nine tenths of what could be removed are removed.
+    """
+    left = gap("large-single-coin", network, "SoftPT")
+    assert left > NEAR
+    assert left < gap("large-single-coin", network, "NoTuning") / 10
 
 
 @pytest.mark.parametrize("network", NETWORKS)
