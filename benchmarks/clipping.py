@@ -66,7 +66,7 @@ def tuned(base, task, key, over_all, training=pb.TUNING):
 def row(name, seed, target):
     base = pb.load_pretrained(name, seed)
     sequences = experiments.evaluation_sequences(target)
-    key = jax.random.fold_in(jax.random.key(2025), 0)
+    key = experiments.repetition_key(0)
     found = []
     for over_all in (False, True):
         predictor, norms = tuned(base, experiments.TASKS[target], key, over_all)

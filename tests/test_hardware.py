@@ -22,7 +22,7 @@ from promptbayes.networks import initial_params
 @pytest.mark.parametrize("architecture", [LSTM(), Transformer(), LSTM(width=1, embedding_width=1)])
 def test_a_micro_batch_is_the_largest_divisor_that_fits_the_cache(batch_size, length, architecture):
     floats = architecture.floats_per_token
-    size = hardware.micro_batch_size(batch_size, length, floats)
+    size = hardware.micro_batch_size(batch_size, length, floats, num_weights=0)
 
     def fits(sequences):
         return 4 * sequences * length * floats <= hardware.CACHE_BYTES
@@ -58,7 +58,7 @@ def test_the_papers_batches_are_cut_as_measured(name, length, size):
 
 def test_an_accelerator_takes_the_whole_batch(monkeypatch):
     monkeypatch.setattr(hardware.jax, "default_backend", lambda: "gpu")
-    assert hardware.micro_batch_size(257, 1000, 10_000) == 257
+    assert hardware.micro_batch_size(257, 1000, 10_000, 10_000) == 257
 
 
 @jax.custom_vjp

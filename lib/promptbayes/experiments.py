@@ -143,13 +143,25 @@ def base_predictor(setting: str, network: str, network_seed: int | None = None) 
     name = network + chosen.variant
     if chosen.pretrained:
         return load_pretrained(name, network_seed)
-    seed = _seed_of(chosen, network) if network_seed is None else network_seed
+    seed = _seed_of(chosen, network, network_seed)
     return initialise(ARCHITECTURES[name], jax.random.key(seed))
 
 
-def _seed_of(chosen: Setting, network: str) -> int:
-    """The default network's: of the one that ships, or of the one initialisation."""
+def _seed_of(chosen: Setting, network: str, network_seed: int | None) -> int:
+    """Left out, it is that of the network that ships, or of the one initialisation."""
+    if network_seed is not None:
+        return network_seed
     return PRETRAINED[network + chosen.variant] if chosen.pretrained else 0
+
+
+def repetition_key(repetition) -> jax.Array:
+    """What a repetition's start and data are drawn from, whatever else is run.
+
+    Example:
+        >>> repetition_key(0) == repetition_key(1)
+        Array(False, dtype=bool)
+    """
+    return jax.random.fold_in(jax.random.key(2025), repetition)
 
 
 @functools.cache
@@ -232,7 +244,7 @@ def run_cell(
     began = time.perf_counter()
     base = base_predictor(setting, network, network_seed)
     repetitions = list(repetitions)
-    keys = jax.vmap(lambda r: jax.random.fold_in(jax.random.key(2025), r))(jnp.array(repetitions))
+    keys = jax.vmap(repetition_key)(jnp.array(repetitions))
     variables: dict[str, tuple] = {}
     if method in _UNTUNED or isinstance(METHODS[method], HardPrefix):
         predictors = [_untuned(base, chosen, method, key, training, variables) for key in keys]
@@ -249,7 +261,7 @@ def run_cell(
             predictors, chosen, state_components(setting, network, network_seed), repetitions
         )
     if method == "NoTuning":
-        variables |= _network_variables(setting, network, network_seed)
+        variables |= _network_variables(base, setting, network, network_seed)
     return xr.Dataset(
         variables,
         coords={
@@ -262,7 +274,7 @@ def run_cell(
             "setting": setting,
             "network": network,
             "method": method,
-            "network_seed": _seed_of(chosen, network) if network_seed is None else network_seed,
+            "network_seed": _seed_of(chosen, network, network_seed),
             "training": str(training),
             **provenance(time.perf_counter() - began),
         },
@@ -353,15 +365,15 @@ def _state_variables(predictors, chosen, components, repetitions):
     return variables
 
 
-def _network_variables(setting, network, network_seed):
+def _network_variables(base, setting, network, network_seed):
     """The network that tuning starts from: states on pretraining sequences, and how it was trained.
 
     Kept, because elsewhere the same seed may give another network.
     """
     sequences = _background_sequences()
     components = state_components(setting, network, network_seed)
-    states = base_predictor(setting, network, network_seed).states(sequences.tokens).content
-    points, tau = components.project(states), np.exp(np.asarray(sequences.log_source)[:, 0, 1])
+    points = components.project(base.states(sequences.tokens).content)
+    tau = np.exp(np.asarray(sequences.log_source)[:, 0, 1])
     variables = {
         "background": (
             ("background_sequence", "time", "component"),

@@ -34,9 +34,7 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", int(devices))
 
 
-def micro_batch_size(
-    batch_size: int, length: int, floats_per_token: int, num_weights: int = 0
-) -> int:
+def micro_batch_size(batch_size: int, length: int, floats_per_token: int, num_weights: int) -> int:
     """How many sequences to process at once: all on an accelerator, a cacheful on a CPU.
 
     The largest divisor of `batch_size` whose activations fit `CACHE_BYTES` or, in a larger network,
