@@ -137,7 +137,7 @@ def _missing_networks(blocks: list[cluster.Block], network_seed) -> list[str]:
 def _run_here(blocks: list[cluster.Block], network_seed, bar):
     for cell, block in blocks:
         bar.set_postfix_str("/".join(cell))
-        done = experiments.run_cell(*cell, block, network_seed=network_seed, progress=False)
+        done = experiments.run_cell(*cell, block, network_seed=network_seed)
         yield cell, block, done
 
 
@@ -216,7 +216,7 @@ def _table(options) -> None:
     print(
         "\nNats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % "
         "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "
-        "pretrained networks, and their number."
+        "pretrained networks\n(untrained: over initialisations), and their number."
     )
     for name in chosen:
         if name in experiments.FINDINGS:

@@ -166,7 +166,7 @@ class Summary(NamedTuple):
     high: float  # 75 % quantile
     repetitions: int  # 0: exact
     error: float  # standard error of the evaluation, the largest of all repetitions
-    networks: tuple[float, ...]  # the medians on each pretrained network, the default one first
+    networks: tuple[float, ...]  # medians on each network or initialisation, the default first
     paper: float | None  # what the authors report
 
 
