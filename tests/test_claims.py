@@ -216,11 +216,19 @@ def test_7_a_soft_prefix_steers_large_networks_to_one_coin_but_not_all_the_way(n
     assert left < gap("large-single-coin", network, "NoTuning") / 10
 
 
+@pytest.mark.parametrize("method", [*PREFIXES[:-1], "RandomPF"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_7_no_soft_prefix_takes_a_large_network_to_two_coins(network):
-    assert gap("large-two-coin-mixture", network, "SoftPT") > NEAR
+def test_7_no_other_prefix_steers_a_large_network_further(network, method):
+    soft = gap("large-single-coin", network, "SoftPT")
+    assert gap("large-single-coin", network, method) > soft + NEAR
 
 
+@pytest.mark.parametrize("method", [*PREFIXES, "RandomPF"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_7_weights_take_a_large_network_to_two_coins(network):
-    assert gap("large-two-coin-mixture", network, "FullWT") < NEAR
+def test_7_no_prefix_takes_a_large_network_to_two_coins(network, method):
+    assert gap("large-two-coin-mixture", network, method) > NEAR
+
+
+@pytest.mark.parametrize(("network", "method"), REACH_THE_MIXTURE)
+def test_7_weights_take_a_large_network_to_two_coins(network, method):
+    assert gap("large-two-coin-mixture", network, method) < NEAR
