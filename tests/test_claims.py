@@ -206,14 +206,26 @@ def test_6_except_on_the_lstm_and_the_mixture_where_hard_prompts_do_harm():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_7_a_soft_prefix_steers_large_networks_to_one_coin_but_not_all_the_way(network):
-    """Finding: our one large network of each kind stops clear of the optimum; the paper's reach it.
+def test_7_a_soft_prefix_steers_large_networks_to_one_coin(network):
+    """More than nine tenths of what could be removed are removed, on every large network."""
+    untuned = gap("large-single-coin", network, "NoTuning")
+    assert all(left < untuned / 10 for left in left_on_large_networks(network))
 
-    What shows is steering: more than nine tenths of what could be removed are removed.
+
+def test_7_but_not_always_all_the_way():
+    """Finding: one LSTM is steered to the optimum, the other and both Transformers are not.
+
+    The paper's are, with 0.01 and 0.03 nats.
     """
-    left = gap("large-single-coin", network, "SoftPT")
-    assert left > NEAR
-    assert left < gap("large-single-coin", network, "NoTuning") / 10
+    lstm, transformer = (left_on_large_networks(network) for network in NETWORKS)
+    assert min(lstm) < NEAR < max(lstm)
+    assert min(transformer) > NEAR
+
+
+def left_on_large_networks(network):
+    """SoftPT's regret on one coin, whose optimum is 0, on each of our large networks."""
+    rows = results.summary("large-single-coin", network)
+    return next(row.networks for row in rows if row.predictor == "SoftPT")
 
 
 @pytest.mark.parametrize("method", [*PREFIXES[:-1], "RandomPF"])
