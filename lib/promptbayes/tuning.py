@@ -179,8 +179,13 @@ def _run(base, method, task, training, theta, keys, label) -> Tuned:
     state = jax.device_get((theta, jax.vmap(_optimizer(training).init)(theta)))
     steps = max(d for d in range(1, _STEPS_A_CALL + 1) if training.num_steps % d == 0)
     losses = []
-    look = {"desc": label, "unit": "step", "leave": None}  # None: below another bar it goes away
-    with tqdm(total=training.num_steps, disable=_quiet(label), **look) as bar:
+    with tqdm(
+        total=training.num_steps,
+        desc=label,
+        unit="step",
+        disable=_quiet(label),
+        leave=None,  # it stays when it is done, but not below another bar
+    ) as bar:
         for start in range(0, training.num_steps, steps):
             advanced = _advance(base, method, task, training, steps, state, keys, start)
             state, chunk = jax.device_get(advanced)
