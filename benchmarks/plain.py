@@ -59,7 +59,8 @@ def transformer(torso, x, num_heads=4):
         x = x + mixed @ attention["out"]["kernel"]
         y = norm(x, **block["mlp_norm"])
         x = x + jax.nn.gelu(y @ block["up"]["kernel"]) @ block["down"]["kernel"]
-    return norm(x, **torso["norm"])
+        x = norm(x, **block["norm"])
+    return x
 
 
 def norm(x, scale, bias=0.0):

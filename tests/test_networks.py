@@ -95,8 +95,9 @@ def naive_transformer(params, vectors, architecture):
             @ block["down"]["kernel"]
             for x in stream
         ]
+        stream = [layer_norm(x, block["norm"]) for x in stream]
         states.append(attended)
-    return np.array([layer_norm(x, params["norm"]) for x in stream]), np.concatenate(states, -1)
+    return np.array(stream), np.concatenate(states, -1)
 
 
 def naive_position(time, width):
@@ -249,10 +250,10 @@ def num_parameters(architecture):
         (Transformer(embedding_width=4), 4_214),
         # 2*256+256, two layers of 256*1024+1024+256*1024, 256*2+2.
         (LSTM(embedding_width=256, width=256, num_layers=2), 768 + 2 * 525_312 + 514),
-        # 768, two blocks of 4*256^2 + 2*256*1024 + 6*256, the last norm 512, 514.
+        # 768, two blocks of 4*256^2 + 2*256*1024 + 8*256, 514.
         (
             Transformer(embedding_width=256, mlp_width=1024, num_layers=2),
-            768 + 2 * (4 * 256**2 + 2 * 256 * 1024 + 6 * 256) + 512 + 514,
+            768 + 2 * (4 * 256**2 + 2 * 256 * 1024 + 8 * 256) + 514,
         ),
     ],
     ids=lambda x: str(x) if isinstance(x, Architecture) else "",

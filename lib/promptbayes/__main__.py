@@ -71,7 +71,10 @@ def _pretrain_network(name: str, seed: int | None) -> None:
         **experiments.provenance(time.perf_counter() - began),
     }
     path.parent.mkdir(exist_ok=True)
-    predictor.save(path, trained.predictor(0), settings)
+    made = trained.predictor(0)
+    if name in predictor.HALF_PRECISION:
+        made = predictor.rounded(made)
+    predictor.save(path, made, settings)
     print(f"{path}: {settings['losses'][-1]} nats per sequence after {settings['seconds']} s")
 
 

@@ -223,7 +223,6 @@ class TransformerTorso(Torso):
         self.blocks = nnx.data(
             [Block(width, num_heads, mlp_width, rngs) for _ in range(num_layers)]
         )
-        self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def start(self) -> Memory:
         """No keys and no values."""
@@ -245,11 +244,15 @@ class TransformerTorso(Torso):
             x_BxTxD, attended_BxTxD, keys_and_values = block.read(x_BxTxD, qkv, before)
             after.append(keys_and_values)
             states.append(attended_BxTxD)
-        return Reading(self.norm(x_BxTxD), after, jnp.concatenate(states, axis=-1))
+        return Reading(x_BxTxD, after, jnp.concatenate(states, axis=-1))
 
 
 class Block(nnx.Module):
-    """LayerNorm -> attention -> residual, LayerNorm -> MLP -> residual."""
+    """LayerNorm -> attention -> residual, LayerNorm -> MLP -> residual, LayerNorm.
+
+    The last norm ends every block, as in the reference implementation, not the network alone: the
+    next block reads normalised vectors.
+    """
 
     def __init__(self, width: int, num_heads: int, mlp_width: int, rngs: nnx.Rngs):
         self.attention_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
@@ -257,17 +260,18 @@ class Block(nnx.Module):
         self.mlp_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
         self.up = nnx.Linear(width, mlp_width, use_bias=False, rngs=rngs)
         self.down = nnx.Linear(mlp_width, width, use_bias=False, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def prepare(self, x_BxTxD):
         """Queries, keys and values."""
         return self.attention.prepare(self.attention_norm(x_BxTxD))
 
     def read(self, x_BxTxD, qkv, before):
-        """The residual stream, what attention added to it, and the memory afterwards."""
+        """The block's output, what attention added to its input, and the memory afterwards."""
         attended_BxTxD, after = self.attention.read(qkv, before)
         x_BxTxD = x_BxTxD + attended_BxTxD
         hidden_BxTxM = jax.nn.gelu(self.up(self.mlp_norm(x_BxTxD)), approximate=True)
-        return x_BxTxD + self.down(hidden_BxTxM), attended_BxTxD, after
+        return self.norm(x_BxTxD + self.down(hidden_BxTxM)), attended_BxTxD, after
 
 
 class Attention(nnx.Module):

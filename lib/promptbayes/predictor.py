@@ -29,6 +29,9 @@ PRETRAINED = {"lstm": 2, "transformer": 0} | {
     for network in ("lstm", "transformer")
     for variant in ("embedding-4", "large")
 }
+# Rounded to float16 before anything is computed with them, and so small enough for the package: the
+# same seed may give another network elsewhere, and the stored results belong to these.
+HALF_PRECISION = ("transformer-large",)
 _ARCHITECTURES = {"LSTM": networks.LSTM, "Transformer": networks.Transformer}
 
 
@@ -186,6 +189,8 @@ def no_prefix(architecture: Architecture) -> jax.Array:
 def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> None:
     """Write a predictor to a safetensors file, with its settings and a checksum.
 
+    Numbers that float16 holds exactly (see `rounded`) are written so, in half the space.
+
     Args:
         path: file to write; replaced in one step, so it is never half-written.
         predictor: what to save, prefix included.
@@ -197,6 +202,10 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
     if not path.parent.is_dir():
         raise ValueError(f"`path` must lie in an existing folder, got {path}.")
     tensors = _flatten({"params": predictor.params, "prefix": predictor.prefix})
+    with np.errstate(over="ignore"):  # what float16 does not reach becomes infinite, so unequal
+        halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    if all(np.array_equal(tensors[name], halves[name]) for name in tensors):
+        tensors = halves
     architecture = {"name": type(predictor.network).__name__, **vars(predictor.network)}
     metadata = {
         "format": "promptbayes-predictor-1",
@@ -210,6 +219,19 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)  # Ctrl-C, or a full disk
+
+
+def rounded(predictor: Predictor) -> Predictor:
+    """The same network with every weight rounded to float16; computing goes on in float32.
+
+    Example:
+        >>> import jax
+        >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
+        >>> float(abs(rounded(predictor)([[0, 1]]) - predictor([[0, 1]])).max()) < 0.01
+        True
+    """
+    halves = jax.tree.map(lambda x: x.astype(jnp.float16), predictor.params)
+    return predictor._replace(params=jax.tree.map(lambda x: x.astype(jnp.float32), halves))
 
 
 def load(path) -> Predictor:
@@ -234,11 +256,24 @@ def load(path) -> Predictor:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path`: {path} holds no known architecture: {error}") from error
     tree = _unflatten(tensors)
+    if name == "Transformer" and "norm" in tree["params"]["torso"]:
+        _move_norm_into_block(tree["params"]["torso"], path)
     params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
     prefix = jnp.zeros((len(tree["prefix"]), architecture.embedding_width))
     if _shapes(tree) != _shapes({"params": params, "prefix": prefix}):
         raise ValueError(f"`path`: {path} has weights of other shapes than its {name} needs.")
     return Predictor(architecture, **tree)
+
+
+def _move_norm_into_block(torso: Params, path: Path) -> None:
+    """Bring weights into today's form that have one LayerNorm behind the last block."""
+    if len(torso["blocks"]) > 1:
+        raise ValueError(
+            f"`path`: {path} holds a Transformer of {len(torso['blocks'])} blocks with one "
+            "LayerNorm behind the last; now each block ends in one, which is another network. "
+            "Pretrain it again (`python -m promptbayes pretrain`, or `pretrain`)."
+        )
+    torso["blocks"][0]["norm"] = torso.pop("norm")
 
 
 def settings(path) -> dict[str, Any]:
@@ -321,7 +356,8 @@ def _unflatten(flat: dict[str, np.ndarray]) -> dict[Any, Any]:
         branch = tree
         for key in path:
             branch = branch.setdefault(key, {})
-        branch[leaf] = jnp.asarray(array)
+        full = array.astype(np.float32) if array.dtype == np.float16 else array
+        branch[leaf] = jnp.asarray(full)
     return tree
 
 
