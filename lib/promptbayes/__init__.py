@@ -27,6 +27,7 @@ from .tasks import (  # noqa: E402
 from .tuning import (  # noqa: E402
     LIVE,
     LIVE_PRETRAINING,
+    LIVE_REPETITIONS,
     PRETRAINING,
     TUNING,
     HardSearch,
@@ -40,6 +41,7 @@ from .tuning import (  # noqa: E402
 __all__ = [
     "LIVE",
     "LIVE_PRETRAINING",
+    "LIVE_REPETITIONS",
     "LSTM",
     "METHODS",
     "PRETRAINING",

@@ -65,6 +65,7 @@ class Training:
 TUNING = Training()
 PRETRAINING = Training(length=100, learning_rate=1e-3)
 LIVE = Training(num_steps=400, batch_size=64)  # what chapters tune while being read
+LIVE_REPETITIONS = 2  # of it, one a core; three cost two cores as much as four
 LIVE_PRETRAINING = Training(num_steps=600, batch_size=64, learning_rate=1e-3)
 
 
