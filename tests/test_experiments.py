@@ -9,8 +9,8 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import roundings
-from promptbayes import METHODS, Training, experiments, results
+from conftest import NETWORKS, roundings
+from promptbayes import METHODS, Training, __main__, experiments, results
 from promptbayes.__main__ import main
 from promptbayes.predictor import pretrained_path, settings
 
@@ -21,9 +21,12 @@ SHORT = Training(num_steps=2, batch_size=4, length=5)
 def few_sequences(monkeypatch):
     """Eight sequences instead of 2048, and nothing remembered from elsewhere."""
     monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
-    experiments.evaluation_sequences.cache_clear()
+    remembered = experiments.evaluation_sequences, experiments.untuned_regret
+    for function in remembered:
+        function.cache_clear()
     yield
-    experiments.evaluation_sequences.cache_clear()
+    for function in remembered:
+        function.cache_clear()
 
 
 def test_twenty_settings():
@@ -126,6 +129,62 @@ def test_reproduce_skips_what_is_there(tmp_path, capsys):
     written = path.stat().st_mtime_ns
     main([*command, "--repetitions", "2"])
     assert path.stat().st_mtime_ns == written
+
+
+def test_what_no_tuning_is_stored_for_gets_it_first(tmp_path):
+    """And then cells of another network are named and not stored; the rest goes on."""
+    setting = "untrained-random-coins"
+    command = ["reproduce", setting, "--network", "lstm", "--folder", str(tmp_path)]
+    main([*command, "--repetitions", "1", "--methods", "RandomPF"])
+    untuned, random = (
+        results.cell_path(setting, "lstm", method, folder=tmp_path)
+        for method in ("NoTuning", "RandomPF")
+    )
+    assert random.is_file()
+    stored = results.read(untuned)
+    other = stored.assign(cumulative_regret=stored.cumulative_regret + 0.01)
+    results.write(untuned, other)
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                *command,
+                setting.replace("random-coins", "two-coin-mixture"),
+                "--repetitions",
+                "2",
+                "--methods",
+                "RandomPF",
+            ]
+        )
+    # A text: printed on stderr, and the exit code is 1.
+    assert f"{setting}/lstm/RandomPF: `path`: {random} belongs to another" in stopped.value.code
+    assert len(results.read(random).repetition) == 1
+    mixture = results.cell_path("untrained-two-coin-mixture", "lstm", "RandomPF", folder=tmp_path)
+    assert len(results.read(mixture).repetition) == 2
+
+
+def test_a_dry_run_tells_what_is_missing_and_runs_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(__main__, "_speed", lambda name: 1e9)
+    monkeypatch.setattr(experiments, "run_cell", None)
+    command = ["reproduce", "single-coin", "--network", "lstm", "--methods", "SoftPT"]
+    main([*command, "--repetitions", "2", "--folder", str(tmp_path), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    blocks = len(lines) - 3  # one of NoTuning, then all repetitions side by side or one by one
+    assert [line.split(":")[0] for line in lines[:2]] == [
+        "single-coin/lstm/NoTuning",
+        "single-coin/lstm/SoftPT",
+    ]
+    seconds = (
+        experiments.work("single-coin", "lstm", "NoTuning")
+        + experiments.work("single-coin", "lstm", "SoftPT") * (blocks)
+    ) / 1e9
+    assert f"single-coin, lstm: {seconds / 3600:.2f} hours" in lines
+    assert not list(tmp_path.iterdir())
+
+
+def test_speed_is_measured_by_a_few_steps(monkeypatch):
+    """On a small network, whose steps take no time: a positive number."""
+    monkeypatch.setattr(experiments, "ARCHITECTURES", {"lstm": NETWORKS["LSTM"]})
+    assert __main__._speed("lstm") > 0
 
 
 SMALL_CAMPAIGN = """

@@ -43,12 +43,15 @@ def test_reproduce_pretrains_what_is_not_there(small_scale, monkeypatch, capsys)
     monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
     short = functools.partial(experiments.run_cell, training=SHORT)
     monkeypatch.setattr(experiments, "run_cell", short)
-    experiments.evaluation_sequences.cache_clear()
+    remembered = experiments.evaluation_sequences, experiments.untuned_regret
+    for function in remembered:
+        function.cache_clear()
     command = ["reproduce", "single-coin", "--network", "lstm", "--methods", "UnembedWT"]
     command += ["--repetitions", "1", "--network-seed", "5", "--folder", str(small_scale)]
     for _ in range(2):
         __main__.main(command)
-    experiments.evaluation_sequences.cache_clear()
+    for function in remembered:
+        function.cache_clear()
     assert (small_scale / "lstm-5.safetensors").is_file()
     assert capsys.readouterr().out.count("lstm-5.safetensors is not there: pretraining it") == 1
     path = results.cell_path("single-coin", "lstm", "UnembedWT", 5, small_scale)

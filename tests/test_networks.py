@@ -9,6 +9,7 @@ import pytest
 from conftest import random_predictor, roundings, small_predictor
 from flax import nnx
 from promptbayes import LSTM, Architecture, Transformer, initialise, networks
+from promptbayes.networks import TransformerTorso
 
 TOKENS = np.array([[0, 2, 1, 1, 0], [2, 2, 0, 1, 2]])
 DEEP = {
@@ -278,6 +279,45 @@ def test_random_weights_have_the_papers_scale(architecture):
             assert abs(relative - 1) < 4 * np.sqrt(2 / leaf.size), path
         else:
             assert name == "recurrent"
+
+
+class LastNormTorso(TransformerTorso):
+    """As it once was: one LayerNorm behind the last block, made after the blocks."""
+
+    def __init__(self, width, num_layers, num_heads, mlp_width, rngs):
+        self.width, self.num_heads = width, num_heads
+        blocks = [OneNormLess(width, num_heads, mlp_width, rngs) for _ in range(num_layers)]
+        self.blocks = nnx.data(blocks)
+        self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
+
+
+class OneNormLess(nnx.Module):
+    def __init__(self, width, num_heads, mlp_width, rngs):
+        self.attention_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
+        self.attention = networks.Attention(width, num_heads, rngs)
+        self.mlp_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
+        self.up = nnx.Linear(width, mlp_width, use_bias=False, rngs=rngs)
+        self.down = nnx.Linear(mlp_width, width, use_bias=False, rngs=rngs)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_untrained_transformers_of_one_block_keep_their_numbers(seed):
+    """The stored results of untrained networks rest on them; embedding width 4 and 128."""
+    for width in (4, 128):
+
+        class Old(Transformer):
+            def torso(self, rngs):
+                return LastNormTorso(
+                    self.embedding_width, self.num_layers, self.num_heads, self.mlp_width, rngs
+                )
+
+        key = jax.random.key(seed)
+        old = networks.initial_params(Old(embedding_width=width), key)
+        new = networks.initial_params(Transformer(embedding_width=width), key)
+        old["torso"]["blocks"][0]["norm"] = old["torso"].pop("norm")
+        assert jax.tree.structure(old) == jax.tree.structure(new)
+        for mine, other in zip(jax.tree.leaves(new), jax.tree.leaves(old)):
+            np.testing.assert_array_equal(mine, other)
 
 
 SMALL_AND_DEEP = LSTM(width=32, num_layers=2)

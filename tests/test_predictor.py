@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import promptbayes
 import pytest
+import safetensors
 import safetensors.numpy
 from conftest import random_predictor, roundings, small_predictor
 from promptbayes import (
     LSTM,
     PRETRAINING,
     Predictor,
+    Transformer,
     dirichlet,
     evaluate,
     exact,
@@ -175,6 +177,72 @@ def test_prefix_and_settings_are_saved_too(saved):
     path, content = saved
     assert_equal(load(path), content)
     assert predictor.settings(path) == {"task": "coins", "steps": [1, 2]}
+
+
+def test_half_precision_takes_half_the_space_and_changes_nothing_more(small, tmp_path):
+    path = tmp_path / "x"
+    save(path, small)
+    whole = path.stat().st_size
+    halved = predictor.rounded(small)
+    save(path, halved)
+    saved_bytes = 2 * sum(leaf.size for leaf in jax.tree.leaves(small.params))
+    assert abs(whole - path.stat().st_size - saved_bytes) < 64  # the header has shorter numbers
+    assert_equal(load(path), halved)
+    for mine, other in zip(jax.tree.leaves(halved.params), jax.tree.leaves(small.params)):
+        # Ten bits behind the leading one, or steps of 2^-24 near zero.
+        np.testing.assert_allclose(mine, other, rtol=2.0**-11, atol=2.0**-25)
+    far = small._replace(params=jax.tree.map(lambda x: jnp.full_like(x, 2.0**20), small.params))
+    save(path, far)  # beyond float16
+    assert_equal(load(path), far)
+
+
+def in_the_old_form(path):
+    """The file as it was when the last LayerNorm stood behind the last block."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    blocks = max(int(key.split(".")[3]) for key in tensors if "blocks" in key)
+    old = {}
+    for key, tensor in tensors.items():
+        last = f"params.torso.blocks.{blocks}.norm."
+        if key.startswith(last):
+            old[key.replace(last, "params.torso.norm.")] = tensor
+        elif ".norm." not in key:
+            old[key] = tensor
+    metadata["sha256"] = predictor._checksum(old)
+    safetensors.numpy.save_file(old, path, metadata)
+
+
+def test_a_file_with_one_last_norm_is_read_or_refused(tmp_path):
+    """For one block that is the same network, for two it is another."""
+    path = tmp_path / "x"
+    one = random_predictor(Transformer(embedding_width=8, mlp_width=8))
+    save(path, one)
+    in_the_old_form(path)
+    assert_equal(load(path), one)
+    save(path, random_predictor(Transformer(embedding_width=8, mlp_width=8, num_layers=2)))
+    in_the_old_form(path)
+    with pytest.raises(ValueError, match="of 2 blocks with one LayerNorm .* Pretrain it again"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "expected"),
+    [
+        ("transformer", 0, [-0.73487175, -0.42663744, -0.42403421, -0.34994569, -0.36002675]),
+        ("transformer", 1, [-0.62350917, -0.33090648, -0.38489956, -0.28655952, -0.30784228]),
+        (
+            "transformer-embedding-4",
+            0,
+            [-0.69130754, -0.2597813, -0.30823556, -0.2993913, -0.31728801],
+        ),
+    ],
+)
+def test_shipped_transformers_predict_as_before_the_norm_moved(name, seed, expected):
+    """Log-probabilities of a 1 after 0 to 59 tokens, from the code with one last LayerNorm."""
+    tokens = [[int(i * i % 7 < 3) for i in range(60)]]
+    found = load_pretrained(name, seed)(tokens)[0, np.array([0, 1, 10, 30, 59]), 1]
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 
 
 def test_every_damaged_number_is_found(saved):

@@ -10,6 +10,17 @@ import pytest
 import xarray as xr
 from promptbayes import __main__, exact, experiments, results
 
+UNTUNED = np.arange(9, dtype=np.float32).reshape(3, 3)  # of the network that all cells start from
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a cell goes whose network is known: its NoTuning cell is there."""
+    untuned = cell([0], "NoTuning")
+    untuned = untuned.assign(cumulative_regret=untuned.cumulative_regret * 0 + UNTUNED)
+    results.append(tmp_path / "NoTuning.nc", untuned)
+    return tmp_path / "SoftPT.nc"
+
 
 def cell(repetitions, method="SoftPT", seconds=1.0):
     """A cell as `run_cell` makes it, with numbers that say where they belong."""
@@ -30,6 +41,7 @@ def cell(repetitions, method="SoftPT", seconds=1.0):
                 np.full((size, 3, 3), 0.25, np.float32),
             ),
             "loss": (("repetition", "tuning_step"), np.full((size, 4), 30.0, np.float32)),
+            "untuned_regret": (("evaluation", "mark"), UNTUNED),
         },
         coords={
             "repetition": repetitions,
@@ -52,7 +64,7 @@ def cell(repetitions, method="SoftPT", seconds=1.0):
 
 
 def test_what_is_written_is_read(tmp_path):
-    path = tmp_path / "cell.nc"
+    path = tmp_path / "SoftPT.nc"
     written = cell([0, 1])
     results.write(path, written)
     read = results.read(path)
@@ -65,8 +77,7 @@ def test_what_is_written_is_read(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_appending_adds_only_what_is_new(tmp_path):
-    path = tmp_path / "cell.nc"
+def test_appending_adds_only_what_is_new(path):
     results.append(path, cell([0, 1]))
     altered = cell([1, 2]).assign(cumulative_regret=cell([1, 2]).cumulative_regret + 100)
     results.append(path, altered)
@@ -78,8 +89,7 @@ def test_appending_adds_only_what_is_new(tmp_path):
     assert read.attrs["seconds"] == 2.0
 
 
-def test_a_cell_says_where_all_its_repetitions_come_from(tmp_path):
-    path = tmp_path / "cell.nc"
+def test_a_cell_says_where_all_its_repetitions_come_from(path):
     later = {"commit": "def5678", "date": "2026-11-22"}
     for repetition, changed in enumerate(({}, later, later, {})):
         results.append(path, cell([repetition]).assign_attrs(changed))
@@ -89,18 +99,45 @@ def test_a_cell_says_where_all_its_repetitions_come_from(tmp_path):
     assert origin["device"] == "2 x cpu, x86_64"
 
 
-def test_repetitions_are_in_order_however_they_come(tmp_path):
-    for repetitions in ([2], [0, 1]):
-        results.append(tmp_path / "cell.nc", cell(repetitions))
-    read = results.read(tmp_path / "cell.nc")
-    np.testing.assert_array_equal(read.repetition, [0, 1, 2])
-    np.testing.assert_array_equal(read.cumulative_regret, cell([0, 1, 2]).cumulative_regret)
+def test_repetitions_are_in_order_however_they_come(path):
+    for repetitions in ([2, 3], [0], [1]):
+        results.append(path, cell(repetitions))
+    read = results.read(path)
+    np.testing.assert_array_equal(read.repetition, range(4))
+    np.testing.assert_array_equal(read.cumulative_regret, cell(range(4)).cumulative_regret)
 
 
-def test_cells_of_other_training_do_not_mix(tmp_path):
-    results.append(tmp_path / "cell.nc", cell([0]))
+def test_cells_of_other_training_do_not_mix(path):
+    results.append(path, cell([0]))
     with pytest.raises(ValueError, match="was tuned with"):
-        results.append(tmp_path / "cell.nc", cell([1]).assign_attrs(training="Training(shorter)"))
+        results.append(path, cell([1]).assign_attrs(training="Training(shorter)"))
+
+
+@pytest.mark.parametrize("there", [[], [0]])
+def test_a_cell_belongs_to_one_network(path, there):
+    """Whether it has repetitions already or not; rounding is no other network."""
+    if there:
+        results.append(path, cell(there))
+    other = cell([1]).assign(untuned_regret=cell([1]).untuned_regret + np.eye(3) * 2e-3)
+    with pytest.raises(
+        ValueError, match=r"another network: .* by up to 0\.0020 nats from NoTuning"
+    ):
+        results.append(path, other)
+    assert path.is_file() == bool(there)
+    with pytest.raises(ValueError, match="another network"):
+        results.append(path.with_name("NoTuning.nc"), other.assign_attrs(method="NoTuning"))
+    nothing = other.assign(untuned_regret=other.untuned_regret * np.nan)
+    with pytest.raises(ValueError, match="another network"):
+        results.append(path, nothing)
+    rounded = cell([1]).assign(untuned_regret=cell([1]).untuned_regret + 1e-4)
+    results.append(path, rounded)
+    np.testing.assert_array_equal(results.read(path).repetition, [*there, 1])
+
+
+def test_each_network_has_its_own_cell_of_no_tuning(path):
+    named = results.cell_path("single-coin", "lstm", "SoftPT", 3, path.parent)
+    with pytest.raises(ValueError, match="append its NoTuning cell, NoTuning-network-3.nc, first"):
+        results.append(named, cell([0]))
 
 
 def test_a_setting_lies_side_by_side(tmp_path):
@@ -123,15 +160,14 @@ def test_what_is_missing_or_unknown_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
-def test_a_damaged_file_is_named_and_left_alone(tmp_path, damage):
-    path = tmp_path / "cell.nc"
+def test_a_damaged_file_is_named_and_left_alone(path, damage):
     results.write(path, cell([0]))
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not a net"}[damage])
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"cell\.nc is damaged or no netCDF file"):
+    with pytest.raises(ValueError, match=r"SoftPT\.nc is damaged or no netCDF file"):
         results.read(path)
-    with pytest.raises(ValueError, match=r"cell\.nc"):
+    with pytest.raises(ValueError, match=r"SoftPT\.nc"):
         results.append(path, cell([1]))
     assert path.read_bytes() == before
 
@@ -155,8 +191,7 @@ for r in range(10_000):
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.21])
-def test_kill_at_any_moment_leaves_a_whole_file(tmp_path, delay):
-    path = tmp_path / "cell.nc"
+def test_kill_at_any_moment_leaves_a_whole_file(path, delay):
     code = WRITER.format(tests=str(__file__).rsplit("/", 1)[0], path=str(path))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         process.stdout.readline()

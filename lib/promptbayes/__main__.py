@@ -4,6 +4,8 @@ Each command has `--help` with an example.
 """
 
 import argparse
+import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from . import cluster, experiments, predictor, report, results
-from .tuning import PRETRAINING, pretrain
+from .methods import METHODS
+from .predictor import initialise
+from .tuning import PRETRAINING, TUNING, pretrain, tune
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -99,32 +103,49 @@ def _add_reproduce(commands) -> None:
         help="of a dask.distributed scheduler; its workers run the cells, not this process",
     )
     command.add_argument("--folder", help="where to keep results; the package's if left out")
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what is missing and how long it would take here"
+    )
     command.set_defaults(run=_reproduce)
 
 
 def _reproduce(options) -> None:
     """Run every missing repetition of every chosen cell, a block at a time."""
     blocks = list(_blocks(options))
-    for name in _missing_networks(blocks, options.network_seed):
+    networks = _missing_networks(blocks, options.network_seed)
+    if options.dry_run:
+        _forecast(blocks, networks)
+        return
+    for name in networks:
         missing = predictor.pretrained_path(name, options.network_seed).name
         print(f"{missing} is not there: pretraining it first.", flush=True)
         _pretrain_network(name, options.network_seed)
     print(f"{sum(len(block) for _, block in blocks)} repetitions to run.", flush=True)
+    unfinished = []
     # Cells differ a hundredfold in work: time left is told from the work that is left.
     with tqdm(
         total=sum(_work(*block) for block in blocks), desc="reproduce", smoothing=0, bar_format=_BAR
     ) as bar:
-        if options.dask:
-            finished = cluster.run_blocks(options.dask, blocks, network_seed=options.network_seed)
-        else:
-            finished = _run_here(blocks, options.network_seed, bar)
-        try:
-            for cell, block, done in finished:
-                path = results.cell_path(*cell, options.network_seed, options.folder)
-                results.append(path, done)
-                bar.update(_work(cell, block))
-        except cluster.UnfinishedError as error:
-            raise SystemExit(str(error)) from None
+        untuned = [block for block in blocks if block[0][2] == "NoTuning"]
+        others = [block for block in blocks if block[0][2] != "NoTuning"]
+        for some in filter(None, (untuned, others)):  # what a cell's network is, is stored first
+            if options.dask:
+                finished = cluster.run_blocks(options.dask, some, network_seed=options.network_seed)
+            else:
+                finished = _run_here(some, options, bar)
+            try:
+                for cell, block, done in finished:
+                    path = results.cell_path(*cell, options.network_seed, options.folder)
+                    try:
+                        results.append(path, _unless_refused(done))
+                    except ValueError as refused:
+                        unfinished.append(f"{'/'.join(cell)}: {refused}")
+                        tqdm.write(f"{unfinished[-1]}")
+                    bar.update(_work(cell, block))
+            except cluster.UnfinishedError as error:
+                unfinished.append(str(error))
+    if unfinished:
+        raise SystemExit("\n".join(["Not stored:", *dict.fromkeys(unfinished)]))
 
 
 def _missing_networks(blocks: list[cluster.Block], network_seed) -> list[str]:
@@ -137,11 +158,60 @@ def _missing_networks(blocks: list[cluster.Block], network_seed) -> list[str]:
     return [name for name in chosen if not predictor.pretrained_path(name, network_seed).is_file()]
 
 
-def _run_here(blocks: list[cluster.Block], network_seed, bar):
+def _run_here(blocks: list[cluster.Block], options, bar):
+    """Blocks one after the other; for one of another network, the error instead of a dataset."""
+    seed = options.network_seed
     for cell, block in blocks:
         bar.set_postfix_str("/".join(cell))
-        done = experiments.run_cell(*cell, block, network_seed=network_seed)
-        yield cell, block, done
+        try:
+            untuned = experiments.untuned_regret(*cell[:2], seed)
+            results.check_network(results.cell_path(*cell, seed, options.folder), cell[2], untuned)
+        except ValueError as refused:
+            yield cell, block, refused
+        else:
+            yield cell, block, experiments.run_cell(*cell, block, network_seed=seed)
+
+
+def _unless_refused(done):
+    if isinstance(done, ValueError):
+        raise done
+    return done
+
+
+def _forecast(blocks: list[cluster.Block], networks: list[str]) -> None:
+    """What is missing, and how long it takes at the speed of a few steps on this machine."""
+    hours: dict[tuple[str, str], float] = {}
+    speed = functools.cache(_speed)
+    for (setting, network, method), block in blocks:
+        name = network + experiments.SETTINGS[setting].variant
+        seconds = experiments.work(setting, network, method) / speed(name)  # side by side
+        hours[setting, network] = hours.get((setting, network), 0.0) + seconds / 3600
+        repetitions = ", ".join(map(str, block))
+        print(f"{setting}/{network}/{method}: repetitions {repetitions}, {seconds / 60:.1f} min")
+    for name in networks:
+        took = experiments.tuning_work(name, 3, PRETRAINING) / speed(name) / 3600
+        hours["pretraining", name] = took
+    for (setting, network), took in hours.items():
+        print(f"{setting}, {network}: {took:.2f} hours")
+    print(
+        f"{sum(hours.values()):.1f} hours in all on {len(jax.devices())} x "
+        f"{jax.devices()[0].device_kind}, if nothing else runs here"
+    )
+
+
+def _speed(name: str) -> float:
+    """Multiply-adds a second of one repetition beside as many others as there are devices."""
+    training = dataclasses.replace(TUNING, num_steps=4)
+    base = initialise(experiments.ARCHITECTURES[name], jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(jax.devices()))
+    task = experiments.TASKS["single-coin"]
+    a_few_steps = functools.partial(
+        tune, base, METHODS["SoftPT"], task, training, keys, progress=False
+    )
+    a_few_steps()  # compiles
+    began = time.perf_counter()
+    a_few_steps()
+    return experiments.tuning_work(name, 2, training) / (time.perf_counter() - began)
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
@@ -152,9 +222,17 @@ def _work(cell, block) -> float:
 
 
 def _blocks(options):
-    """What is missing, in blocks of as many repetitions as run side by side."""
+    """What is missing, in blocks of as many repetitions as run side by side.
+
+    Before other cells of a network come its NoTuning cells, asked for or not, where there are none.
+    """
     size = max(1, len(jax.devices()))
-    for cell, missing in _cells(options):
+    chosen = dict(_cells(options))
+    untuned = {(*cell[:2], "NoTuning"): [0] for cell, missing in chosen.items() if missing}
+    for cell, missing in (untuned | chosen).items():
+        path = results.cell_path(*cell, options.network_seed, options.folder)
+        if cell[2] == "NoTuning" and path.is_file():
+            continue
         for start in range(0, len(missing), size):
             yield cell, missing[start : start + size]
 
@@ -216,6 +294,10 @@ def _table(options) -> None:
                 continue
             for row in rows:
                 print(columns.format(name, network, *_texts(row)))
+            stored = {row.predictor for row in rows}
+            for method in experiments.SETTINGS[name].methods_for(network):
+                if method not in stored:
+                    print(columns.format(name, network, method, "missing", *5 * [""]))
     print(
         "\nNats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % "
         "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "

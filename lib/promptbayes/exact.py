@@ -158,7 +158,7 @@ def mutual_information(source_task: Task, length: int) -> float:
 
 
 def kl_divergence(source_task: Task, predictor_task: Task, length: int) -> float:
-    """How far the predictor is from the source's own Bayes predictor: its avoidable regret.
+    """How far the predictor is from the source's own Bayes predictor: its own fault.
 
         KL(xi || pi) = E_(x_1:N ~ xi) [log xi(x_1:N) - log pi(x_1:N)]
 

@@ -179,18 +179,25 @@ def work(setting: str, network: str, method: str, training: Training = TUNING) -
         True
     """
     chosen = setting_of(setting)
-    architecture = ARCHITECTURES[network + chosen.variant]
-    size = _num_weights(architecture)
-    evaluated = len(TASKS) * NUM_EVALUATION * max(MARKS)
-    tokens, passes = training.num_steps * training.batch_size * training.length, 2
+    name = network + chosen.variant
+    evaluated = _num_weights(ARCHITECTURES[name]) * len(TASKS) * NUM_EVALUATION * max(MARKS)
     if method in _UNTUNED:
-        passes = 0
-    elif isinstance(METHODS[method], HardPrefix):
-        tokens = architecture.num_tokens**chosen.prefix_length * 2048 * training.length
-        passes = 1
-    elif method == "FullWT":
-        passes = 3
-    return float(size) * (passes * tokens + evaluated)
+        return float(evaluated)
+    if isinstance(METHODS[method], HardPrefix):
+        prompts = ARCHITECTURES[name].num_tokens ** chosen.prefix_length
+        search = replace(training, num_steps=prompts, batch_size=2048)  # a step tries one prompt
+        return tuning_work(name, 1, search) + evaluated
+    return tuning_work(name, 3 if method == "FullWT" else 2, training) + evaluated
+
+
+def tuning_work(name: str, passes: int, training: Training) -> float:
+    """Multiply-adds of reading all sequences so often with a network of `ARCHITECTURES`.
+
+    Three passes if all weights are tuned: the prediction, and the gradients with respect to
+    activations and to weights.
+    """
+    sequences = training.num_steps * training.batch_size
+    return float(passes) * _num_weights(ARCHITECTURES[name]) * sequences * training.length
 
 
 @functools.cache
@@ -230,8 +237,9 @@ def run_cell(
 
     Returns:
         A dataset with, in nats: `regret` and `regret_error` [repetition, evaluation, step],
-        `cumulative_regret` and `cumulative_regret_error` [repetition, evaluation, mark], `loss`
-        [repetition, tuning_step], and what the method tuned.
+        `cumulative_regret` and `cumulative_regret_error` [repetition, evaluation, mark], the
+        untuned network's `untuned_regret` [evaluation, mark], by which `results.append` knows it
+        again, `loss` [repetition, tuning_step], and what the method tuned.
 
     Reference:
         Section 4 and Appendices G to J.
@@ -257,6 +265,8 @@ def run_cell(
         predictors = [tuned.predictor(i) for i in range(tuned.num_seeds)]
         variables |= _tuning_variables(tuned)
     variables |= _regret_variables(predictors)
+    untuned = untuned_regret(setting, network, network_seed)
+    variables["untuned_regret"] = ("evaluation", "mark"), untuned
     if method in ("NoTuning", "RandomPF", "HardPT", *_GRADIENT_PREFIXES):
         variables |= _state_variables(
             predictors, chosen, state_components(setting, network, network_seed), repetitions
@@ -341,6 +351,13 @@ def _regret_variables(predictors):
         )
         for name, values in curves.items()
     }
+
+
+@functools.cache
+def untuned_regret(setting: str, network: str, network_seed: int | None) -> np.ndarray:
+    """Cumulative regret of the network as tuning finds it, nats [evaluation, mark]."""
+    base = base_predictor(setting, network, network_seed)
+    return _regret_variables([base])["cumulative_regret"][1][0]
 
 
 @functools.cache

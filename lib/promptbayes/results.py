@@ -71,9 +71,23 @@ def read(path) -> xr.Dataset:
 _ORIGIN = ("versions", "commit", "device", "date")  # blocks of a cell may differ in these
 
 
+# Nats. The same network elsewhere differs by rounding, below 1e-4. Of nine numbers (three
+# distributions at three marks) one at least is further apart in any two networks that are stored:
+# 0.08 is the least.
+_SAME_NETWORK = 1e-3
+
+
 def append(path, block: xr.Dataset) -> xr.Dataset:
-    """Add repetitions to a cell; those that it has already are kept."""
+    """Add repetitions to a cell; those that it has already are kept.
+
+    A cell belongs to one network: its NoTuning cell, which must be there first, says which.
+
+    Raises:
+        ValueError: there is no NoTuning cell, or it is of another network; other training.
+    """
     path = Path(path)
+    check_network(path, str(block.attrs["method"]), block.untuned_regret)
+    block = block.drop_vars("untuned_regret")  # the NoTuning cell has it
     if path.is_file():
         before = read(path)
         if before.attrs["training"] != block.attrs["training"]:
@@ -93,6 +107,31 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
         block = block.sortby("repetition").assign_attrs(origin)
     write(path, block)
     return block
+
+
+def check_network(path, method: str, untuned_regret) -> None:
+    """Raise unless this network's NoTuning cell lies beside the cell, or this is that cell.
+
+    Args:
+        path: of a cell of the method.
+        method: its name.
+        untuned_regret: of the network as tuning finds it, nats [evaluation, mark].
+    """
+    untuned = Path(path).with_name(Path(path).name.replace(method, "NoTuning", 1))
+    if untuned.is_file():
+        stored = read(untuned).cumulative_regret.isel(repetition=0)
+        apart = float(np.abs(stored - untuned_regret).max())
+        if not apart <= _SAME_NETWORK:
+            raise ValueError(
+                f"`path`: {path} belongs to another network: untuned, this one differs by up to "
+                f"{apart:.4f} nats from {untuned.name}. Bring that network's weights, or keep the "
+                "results of this one apart (`--folder`, `--network-seed`)."
+            )
+    elif method != "NoTuning":
+        raise ValueError(
+            f"`path`: {path} belongs to a network that nothing is known of: append its NoTuning "
+            f"cell, {untuned.name}, first."
+        )
 
 
 def _joined(before: str, now: str) -> str:
