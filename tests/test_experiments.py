@@ -144,17 +144,9 @@ def test_what_no_tuning_is_stored_for_gets_it_first(tmp_path):
     stored = results.read(untuned)
     other = stored.assign(cumulative_regret=stored.cumulative_regret + 0.01)
     results.write(untuned, other)
+    both = [*command[:2], "untrained-two-coin-mixture", *command[2:]]
     with pytest.raises(SystemExit) as stopped:
-        main(
-            [
-                *command,
-                setting.replace("random-coins", "two-coin-mixture"),
-                "--repetitions",
-                "2",
-                "--methods",
-                "RandomPF",
-            ]
-        )
+        main([*both, "--repetitions", "2", "--methods", "RandomPF"])
     # A text: printed on stderr, and the exit code is 1.
     assert f"{setting}/lstm/RandomPF: `path`: {random} belongs to another" in stopped.value.code
     assert len(results.read(random).repetition) == 1

@@ -7,7 +7,7 @@ import pytest
 from conftest import NETWORKS
 from promptbayes import Training, __main__, experiments, load, predictor, results
 
-SHORT = Training(num_steps=4, batch_size=4, length=5)
+SHORT = Training(num_steps=10, batch_size=4, length=5)
 
 
 @pytest.fixture
@@ -20,9 +20,10 @@ def small_scale(monkeypatch, tmp_path):
         "ARCHITECTURES",
         {"lstm": NETWORKS["LSTM"], "transformer": NETWORKS["Transformer"]},
     )
-    monkeypatch.setattr(
-        predictor, "pretrained_path", lambda *name: tmp_path / real_path(*name).name
-    )
+    for module in (predictor, experiments):
+        monkeypatch.setattr(
+            module, "pretrained_path", lambda *name: tmp_path / real_path(*name).name
+        )
     return tmp_path
 
 
