@@ -746,7 +746,8 @@ def make_notebook(book: Book, page: str) -> str:
             continue
         metadata = json.loads(json.dumps(cell.metadata))
         tags = metadata.get("tags", [])
-        if {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags):
+        hidden = {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags)
+        if hidden and "exercise-check" not in tags:  # these are for writing in
             metadata["jupyter"] = {"source_hidden": True}
             metadata["cellView"] = "form"
         sources.append(("code", cell.source, metadata))

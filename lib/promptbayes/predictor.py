@@ -286,7 +286,7 @@ def load_pretrained(name: str, seed: int | None = None) -> Predictor:
 
     Args:
         name: `"lstm"` or `"transformer"`; with `"-embedding-4"` behind it the narrow ones, with
-            `"-large"` the large ones, which have to be made first.
+            `"-large"` the large ones; the large LSTM has to be made first.
         seed: which of the networks pretrained so, to see the spread over pretraining; if left out,
             the one nearest to the exact Bayes predictor of the pretraining distribution.
 
