@@ -1,12 +1,14 @@
 """Sums over counts against the enumeration of all sequences, and the numbers to meet."""
 
+import tracemalloc
 from itertools import product
+from math import comb
 
 import jax
 import numpy as np
 import pytest
 from promptbayes import exact
-from promptbayes.tasks import coin, coin_mixture, dirichlet, mixture, random_coins
+from promptbayes.tasks import coin, coin_mixture, die, dirichlet, mixture, random_coins
 from scipy import integrate, special, stats
 
 LAPLACE, SINGLE, TWO = random_coins(), coin(0.2), coin_mixture([0.2, 0.8])
@@ -21,7 +23,7 @@ BINARY = {
 TERNARY = {
     "dice": dirichlet([0.4, 1.0, 2.5]),
     "dice_mixture": mixture([0.3, 0.7], [[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]]),
-    "die": mixture([1.0], [[0.2, 0.5, 0.3]]),
+    "die": die([0.2, 0.5, 0.3]),
 }
 PAIRS = [(p, s) for p, s in product(BINARY, BINARY)] + [
     (p, s) for p, s in product(TERNARY, TERNARY)
@@ -110,6 +112,7 @@ def test_divergence_and_regret_by_enumeration(predictor, source):
 
 @pytest.mark.parametrize(("predictor", "source"), PAIRS)
 def test_regret_is_information_plus_divergence(predictor, source):
+    """Information comes from entropies, regret from the oracle's mean loss."""
     predictor, source = task_named(predictor), task_named(source)
     information = exact.mutual_information(source, 20)
     divergence = exact.kl_divergence(source, predictor, 20)
@@ -445,9 +448,174 @@ def test_rejects(call, error, message):
         call()
 
 
+# A family of one's own, as somebody who has only read `ExchangeableTask` would write it.
+
+
+class MixtureOfDirichlets:
+    """tau ~ Dirichlet(alphas[c]) with probability weights[c]: a coin near 0.2 or near 0.8, say."""
+
+    def __init__(self, weights, alphas):
+        self.weights, self.alphas = np.asarray(weights, float), np.asarray(alphas, float)
+        self.most_rows = 0  # it has been asked for at once
+
+    @property
+    def num_tokens(self):
+        return self.alphas.shape[1]
+
+    @property
+    def num_components(self):
+        return len(self.weights)
+
+    def checked(self):
+        if np.any(self.alphas <= 0):
+            raise ValueError("`alphas` must be above 0.")
+        return self
+
+    def _each(self, counts):
+        """log p(x | c), [count, component], by log-gamma functions."""
+        self.most_rows = max(self.most_rows, len(counts))
+        after = self.alphas + counts[:, None, :]
+        gained = special.gammaln(after) - special.gammaln(self.alphas)
+        masses = self.alphas.sum(axis=-1), after.sum(axis=-1)
+        return gained.sum(axis=-1) + special.gammaln(masses[0]) - special.gammaln(masses[1])
+
+    def log_marginal(self, counts):
+        return special.logsumexp(self._each(counts), b=self.weights, axis=-1)
+
+    def log_oracle(self, counts):
+        log_joint = self._each(counts) + np.log(self.weights)
+        posterior = np.exp(log_joint - special.logsumexp(log_joint, axis=-1, keepdims=True))
+        after = self.alphas + counts[:, None, :]
+        log_tau = special.digamma(after) - special.digamma(after.sum(axis=-1, keepdims=True))
+        return np.sum(posterior * (log_tau @ counts[:, :, None])[..., 0], axis=-1)
+
+
+WIDE_OR_NARROW = MixtureOfDirichlets([0.25, 0.75], [[0.4, 1.0, 2.5], [8.0, 3.0, 1.0]])
+
+
+def test_a_family_of_ones_own_by_enumeration():
+    """Its sequences' probabilities are those of its two Dirichlets, which quadrature integrates."""
+    sequences = every_sequence(3, 5)
+    parts = [dirichlet(alpha) for alpha in WIDE_OR_NARROW.alphas]
+    of_source = WIDE_OR_NARROW.weights @ [enumerated(part, sequences) for part in parts]
+    counts = (sequences[..., None] == np.arange(3)).sum(axis=1)
+    log_marginal = exact.log_marginal(WIDE_OR_NARROW, counts)
+    np.testing.assert_allclose(np.exp(log_marginal), of_source, atol=TOLERANCE)
+    entropy = WIDE_OR_NARROW.weights @ [entropy_of_one_token(part) for part in parts]
+    information = -5 * entropy - expected(of_source, log(of_source))
+    np.testing.assert_allclose(
+        exact.mutual_information(WIDE_OR_NARROW, 5), information, atol=10 * TOLERANCE
+    )
+    for predictor in TERNARY.values():
+        of_predictor = enumerated(predictor, sequences)
+        divergence = expected(of_source, log(of_source) - log(of_predictor))
+        np.testing.assert_allclose(
+            exact.kl_divergence(WIDE_OR_NARROW, predictor, 5), divergence, atol=TOLERANCE
+        )
+        regret = exact.cumulative_regret(predictor, WIDE_OR_NARROW, 5)
+        np.testing.assert_allclose(regret, information + divergence, atol=10 * TOLERANCE)
+        curve = exact.regret_curve(predictor, WIDE_OR_NARROW, 5)
+        assert curve[-1] == regret
+        # As a predictor: the die's probabilities are known, and so is its entropy.
+        die_probs = np.prod(TERNARY["die"].probs[0][sequences], axis=1)
+        np.testing.assert_allclose(
+            exact.cumulative_regret(WIDE_OR_NARROW, TERNARY["die"], 5),
+            expected(die_probs, log(die_probs) - log(of_source)),
+            atol=TOLERANCE,
+        )
+
+
+def test_hard_prompts_of_a_family_of_ones_own_are_conditioning():
+    """Its posterior is such a mixture again: counts added to each alpha, weights by Bayes' rule."""
+    prompts = exact.hard_prompts(WIDE_OR_NARROW, TERNARY["dice"], 3, 6)
+    for counts, regret in zip(prompts.counts, prompts.regret):
+        weights = WIDE_OR_NARROW.weights * np.exp(WIDE_OR_NARROW._each(counts[None])[0])
+        after = MixtureOfDirichlets(weights / weights.sum(), WIDE_OR_NARROW.alphas + counts)
+        of_posterior = exact.cumulative_regret(after, TERNARY["dice"], 6)
+        assert regret == pytest.approx(of_posterior, abs=TOLERANCE)
+
+
+def test_one_dirichlet_in_a_family_of_ones_own_is_the_dirichlet():
+    alone = MixtureOfDirichlets([1.0], [[0.4, 1.0, 2.5]])
+    for function in (exact.kl_divergence, exact.cumulative_regret):
+        of_own = function(alone, TERNARY["dice_mixture"], 10)
+        assert of_own == pytest.approx(
+            function(TERNARY["dice"], TERNARY["dice_mixture"], 10), abs=TOLERANCE
+        ), function
+
+
+class NotNormalised(MixtureOfDirichlets):
+    """The mistake that is easily made: the probability of the counts, not of one sequence."""
+
+    def log_marginal(self, counts):
+        orders = special.gammaln(counts.sum(axis=-1) + 1) - special.gammaln(counts + 1).sum(axis=-1)
+        return super().log_marginal(counts) + orders
+
+
+class WrongShape(MixtureOfDirichlets):
+    def log_oracle(self, counts):
+        return super().log_oracle(counts)[:, None]
+
+
+class OnlySamples:
+    num_tokens = 2
+
+    def sample(self, key, num_sequences, length): ...
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "message"),
+    [
+        (
+            OnlySamples(),
+            TypeError,
+            "`source_task` must be .* OnlySamples, without num_components, checked, log_marginal, "
+            "log_oracle",
+        ),
+        (
+            MixtureOfDirichlets,
+            TypeError,
+            "`source_task` must be .* got MixtureOfDirichlets, not an instance",
+        ),
+        (
+            MixtureOfDirichlets([1.0], [[1.0, 0.0]]),
+            ValueError,
+            "`source_task` must be one valid task: `alphas` must be above 0",
+        ),
+        (
+            NotNormalised([1.0], [[1.0, 1.0]]),
+            ValueError,
+            r"`source_task` .* ONE sequence .* add up to \[1. +0.6667\] over .* expected \[1. +0.5",
+        ),
+        (
+            WrongShape([1.0], [[1.0, 1.0]]),
+            ValueError,
+            r"`source_task` must give .* each row of counts, got shapes .*\(2, 1\)\] for 2 rows",
+        ),
+    ],
+)
+def test_what_a_family_of_ones_own_lacks_is_said(task, error, message):
+    with pytest.raises(error, match=message):
+        exact.cumulative_regret(LAPLACE, task, 5)
+    with pytest.raises(error, match=message.replace("`source_task`", "`predictor_task`")):
+        exact.kl_divergence(LAPLACE, task, 5)
+
+
+def test_the_best_pseudo_counts_say_whose_they_know():
+    with pytest.raises(TypeError, match="`source_task` must be a Dir.*, got MixtureOfDirichlets"):
+        exact.best_pseudo_counts(WIDE_OR_NARROW, 5)
+
+
+# Limits: memory is bounded by blocks, work by `max_terms`.
+
+
 def test_absurd_sizes_are_refused_with_their_number():
     large = dirichlet(np.ones(10))
-    message = r"`length` must leave at most 1e\+08 terms to sum, got 1\.8e\+15 at length 200"
+    # comb(209, 9) = 1.8e15 counts times 10 tokens at 1.5e7 a second are 1.2e9 seconds.
+    message = (
+        r"`length` must leave at most 1\.0e\+08 terms to sum, got 1\.8e\+15 .* at length 200 over "
+        r"10 tokens.* about 3\.\de\+05 hours on one core, and 16 MiB; `max_terms=1\.9e\+15` goes on"
+    )
     for call in (
         lambda: exact.cumulative_regret(large, large, 200),
         lambda: exact.kl_divergence(large, large, 200),
@@ -461,11 +629,76 @@ def test_absurd_sizes_are_refused_with_their_number():
         exact.hard_prompts(large, large, 20, 20)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **limit: exact.cumulative_regret(LAPLACE, TWO, 5, **limit),
+        lambda **limit: exact.kl_divergence(TWO, LAPLACE, 5, **limit),
+        lambda **limit: exact.mutual_information(TWO, 5, **limit),
+        lambda **limit: exact.regret_curve(LAPLACE, TWO, 5, **limit),
+        lambda **limit: exact.hard_prompts(LAPLACE, TWO, 1, 5, **limit).regret,
+    ],
+)
+def test_the_limit_can_be_moved(call):
+    """Six counts (of all lengths 0 to 5: 21; after two prompts: 12) under two coins."""
+    with pytest.raises(ValueError, match="terms to sum, got"):
+        call(max_terms=11)
+    with pytest.raises(TypeError, match="`max_terms` must be a number, got '1e9'"):
+        call(max_terms="1e9")
+    np.testing.assert_array_equal(call(max_terms=42), call())
+
+
 def test_many_counts_are_worked_through_in_blocks(monkeypatch):
-    value = exact.cumulative_regret(TERNARY["dice_mixture"], TERNARY["dice_mixture"], 30)
+    """Whatever the family; none is asked for more rows than a block has."""
+    sources = [*TERNARY.values(), WIDE_OR_NARROW]
+
+    def values():
+        for source in sources:
+            yield exact.cumulative_regret(TERNARY["dice"], source, 20)
+            yield exact.kl_divergence(source, WIDE_OR_NARROW, 20)
+            yield exact.mutual_information(source, 20)
+            yield from exact.hard_prompts(WIDE_OR_NARROW, source, 2, 20).regret
+
+    at_once = list(values())
+    WIDE_OR_NARROW.most_rows = 0
     monkeypatch.setattr(exact, "_BLOCK", 64)
-    blocks = exact.cumulative_regret(TERNARY["dice_mixture"], TERNARY["dice_mixture"], 30)
-    assert blocks == pytest.approx(value, abs=TOLERANCE)
+    np.testing.assert_allclose(list(values()), at_once, atol=TOLERANCE)
+    assert WIDE_OR_NARROW.most_rows == 64 // 3
+
+
+def test_counts_come_in_order_and_none_is_left_out(monkeypatch):
+    rows = exact.hard_prompts(TERNARY["dice"], TERNARY["dice"], 7, 1).counts
+    assert rows.tolist() == sorted(
+        ([a, b, 7 - a - b] for a in range(8) for b in range(8 - a)), reverse=True
+    )
+    assert len(exact.hard_prompts(dirichlet(np.ones(5)), dirichlet(np.ones(5)), 4, 1).counts) == 70
+    # A certain face: one count alone is possible, in one block of many.
+    monkeypatch.setattr(exact, "_BLOCK", 9)
+    certain = die([0.0, 1.0, 0.0])
+    assert exact.cumulative_regret(dirichlet([1, 1, 1]), certain, 8) == pytest.approx(
+        -np.sum(np.log((1 + np.arange(8)) / (3 + np.arange(8)))), abs=TOLERANCE
+    )
+
+
+def test_memory_does_not_grow_with_the_counts(monkeypatch):
+    """A tenth of a mebibyte a block, where one array of all counts would be 5.2 MB."""
+    monkeypatch.setattr(exact, "_BLOCK", 2**12)
+    six, length = dirichlet(np.ones(6)), 24
+    every_count = comb(length + 5, 5) * 6 * 8
+    for source in (six, die(np.full(6, 1 / 6))):
+        tracemalloc.start()
+        try:
+            exact.cumulative_regret(six, source, length)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        # At most about 20 arrays of 2^12 numbers of 8 bytes are alive at a time.
+        assert peak < 20 * 2**12 * 8 < every_count / 8
+
+
+def test_what_hardly_ever_comes_and_is_excluded_still_costs_infinitely_much():
+    """1e-200 squared underflows to 0; 0 times infinity would be no number."""
+    assert exact.cumulative_regret(coin(0.0), coin(1e-200), 2) == np.inf
 
 
 def test_posteriors_from_jit_are_accepted():

@@ -13,6 +13,7 @@ from promptbayes.tasks import (
     DirichletCategorical,
     coin,
     coin_mixture,
+    die,
     dirichlet,
     mixture,
     random_coins,
@@ -124,6 +125,56 @@ def test_one_component_is_the_constant_predictor():
     np.testing.assert_allclose(
         predicted, np.broadcast_to(np.log([0.8, 0.2]), predicted.shape), atol=FLOAT32
     )
+
+
+def test_a_die_is_known_and_with_two_faces_a_coin():
+    loaded = die([0.1, 0.1, 0.1, 0.1, 0.1, 0.5])
+    predicted = np.exp(loaded.predict([[5, 0, 3]]))[0]
+    np.testing.assert_allclose(predicted, np.tile([0.1] * 5 + [0.5], (3, 1)), atol=FLOAT32)
+    for of_die, of_coin in zip(die([0.8, 0.2]), coin(0.2)):
+        np.testing.assert_array_equal(of_die, of_coin)
+
+
+def test_what_counts_say_about_a_sequence(task):
+    """Log xi from the definition; E[log p(x | tau) | x] over the posterior of tau.
+
+    The oracle's comes from posteriors given x, one at a time: by components, or for a Dirichlet
+    as the slope at 0 of log E[tau_a^e | x], a ratio of gamma functions. The central difference with
+    e = 1e-4 is off by e^2 / 6 times a third derivative, which is at most 2 (1 / alpha^3 + 1) with
+    alpha at least 0.4, and by 2^-52 / e times numbers below 10.
+    """
+    sequences = every_sequence(task.num_tokens, 5)
+    counts = (sequences[..., None] == np.arange(task.num_tokens)).sum(axis=1)
+    with np.errstate(divide="ignore"):
+        expected = np.log(brute_force_marginal(task, sequences))
+    np.testing.assert_allclose(task.log_marginal(counts), expected, rtol=1e-12, atol=1e-12)
+    oracle = task.log_oracle(counts)
+    for x, k, value in zip(sequences[::7], counts[::7], oracle[::7]):
+        if brute_force_marginal(task, x[None])[0] == 0:
+            continue
+        after = task.posterior(x)
+        if isinstance(task, DirichletCategorical):
+            total, step = after.alpha.sum(), 1e-4
+
+            def log_moment(a, e, after=after, total=total):
+                return (
+                    lgamma(after.alpha[a] + e) - lgamma(after.alpha[a])
+                    - lgamma(total + e) + lgamma(total)
+                )  # fmt: skip
+
+            slopes = [
+                (log_moment(a, step) - log_moment(a, -step)) / (2 * step)
+                for a in range(task.num_tokens)
+            ]
+            error = step**2 / 6 * 2 * (1 / 0.4**3 + 1) + 10 * 2.0**-52 / step
+            assert abs(value - k @ slopes) <= k.sum() * error
+        else:
+            # 0 log 0 = 0 for a face that did not come up; a component it rules out has no weight.
+            log_p = [
+                sum(n * np.log(p) for n, p in zip(k, row) if n) if w else 0.0
+                for w, row in zip(after.weights, task.probs)
+            ]
+            np.testing.assert_allclose(value, after.weights @ log_p, rtol=1e-12, atol=1e-12)
 
 
 def test_fine_grid_converges_to_the_density():
@@ -330,6 +381,10 @@ def test_sampling_under_jit_equals_sampling_outside():
         (lambda: coin([0.2]), ValueError, r"`p` must be a single number, got shape \(1,\)"),
         (lambda: coin("0.2"), TypeError, "`p` must hold real numbers"),
         (lambda: coin(float("nan")), ValueError, "`p` must be finite, got nan"),
+        (lambda: die([0.5, 0.6]), ValueError, r"`probs` must sum to 1, got a sum of 1\.1"),
+        (lambda: die(6), ValueError, r"`probs` must be a vector, got shape \(\)"),
+        (lambda: die([1.0]), ValueError, "`probs` .* 2 tokens, got 1"),
+        (lambda: die(["six"]), TypeError, "`probs` must hold real numbers"),
         (lambda: coin_mixture([0.2, -0.1]), ValueError, r"`probs` must .* got -0\.1"),
         (lambda: coin_mixture(0.2), ValueError, r"`probs` must be a vector, got shape \(\)"),
         (lambda: coin_mixture([]), ValueError, "`probs` must not be empty"),

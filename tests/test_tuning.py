@@ -22,6 +22,7 @@ from conftest import (
 )
 from promptbayes import (
     LIVE,
+    LSTM,
     PRETRAINING,
     TUNING,
     Prefix,
@@ -31,9 +32,11 @@ from promptbayes import (
     Weights,
     coin,
     coin_mixture,
+    die,
     dirichlet,
     evaluate,
     exact,
+    initialise,
     pretrain,
     random_coins,
     search_hard_prefix,
@@ -548,6 +551,59 @@ def test_prompts_over_three_tokens_are_all_there_in_order():
     assert found.tokens.dtype == np.int32
 
 
+def test_a_search_in_blocks_is_the_search_and_compiles_once(monkeypatch):
+    """Eight prompts at once; then by threes, the last block filled up with a prompt it has had."""
+
+    def search():
+        shapes = []
+
+        def predict(tokens):
+            shapes.append(tokens.shape)
+            return random_coins().predict(tokens)
+
+        found = search_hard_prefix(
+            predict, coin(0.2), 3, key=jax.random.key(17), num_sequences=8, sequence_length=4
+        )
+        return found, shapes
+
+    at_once, traced = search()
+    monkeypatch.setattr(tuning, "_PROMPTS_A_CALL", 3)
+    by_threes, traced_by_threes = search()
+    assert traced_by_threes == traced
+    np.testing.assert_array_equal(by_threes.tokens, at_once.tokens)
+    np.testing.assert_allclose(by_threes.loss, at_once.loss, rtol=roundings(20))
+    np.testing.assert_allclose(by_threes.standard_error, at_once.standard_error, rtol=roundings(50))
+
+
+def test_all_prompts_of_six_faces_can_be_searched():
+    """46,656 of them: every face six times is in one place of the list only."""
+    loaded = die([0.02, 0.02, 0.02, 0.02, 0.02, 0.9])
+    unknown = dirichlet(np.ones(6))
+    found = search_hard_prefix(
+        unknown.predict, loaded, 6, key=jax.random.key(18), num_sequences=64, sequence_length=1
+    )
+    assert found.tokens.shape == (6**6, 6)
+    np.testing.assert_array_equal(found.tokens @ 6 ** np.arange(6)[::-1], np.arange(6**6))
+    # One prediction: -log (1 + k) / 12 for a face that came k times, over the 64 that were thrown.
+    thrown = loaded.sample(jax.random.key(18), 64, 1).tokens[:, 0]
+    counts = (found.tokens[..., None] == np.arange(6)).sum(axis=1)
+    expected = -np.log((1 + counts[:, thrown]) / 12).mean(axis=1)
+    np.testing.assert_allclose(found.loss, expected, atol=roundings(64))
+    # At its full size, with a network of 16 cells, it is within the limit.
+    small = initialise(LSTM(num_tokens=6, embedding_width=16, width=16), jax.random.key(0))
+    numbers = sum(weights.size for weights in jax.tree.leaves(small.params))
+    assert 6**6 * 2048 * 56 * (20_000 + numbers) < tuning.MAX_WORK
+
+
+def test_the_limit_of_a_search_is_its_work(small):
+    sizes = {"num_sequences": 4, "sequence_length": 5, "key": jax.random.key(19)}
+    numbers = sum(weights.size for weights in jax.tree.leaves(small))
+    work = 2**3 * 4 * (3 + 5) * (20_000 + numbers)
+    assert len(search_hard_prefix(small, coin(0.2), 3, max_work=work, **sizes).loss) == 8
+    with pytest.raises(ValueError, match="means 8 prompts .* goes on"):
+        search_hard_prefix(small, coin(0.2), 3, max_work=work - 1, **sizes)
+
+
 SEARCH = {
     "predictor": random_coins().predict, "task": coin(0.2), "length": 2, "key": jax.random.key(0)
 }  # fmt: skip
@@ -556,8 +612,15 @@ SEARCH = {
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"length": 17}, ValueError, "means 131072 prompts .* the most that is searched is 16384"),
-        ({"length": 10**9}, ValueError, "means more than 633825300114114700748351602688 prompts"),
+        (
+            {"length": 20},  # 2^20 x 2048 x 70 x 20,002 at 7e10 a second
+            ValueError,
+            r"means 1048576 prompts .* takes 3\.0e\+15 multiply-adds, more than 5\.0e\+14, and "
+            r"about 12 hours on two cores. `max_work=3\.3e\+15` goes on",
+        ),
+        ({"length": 10**9}, ValueError, "means more than 9223372036854775808 prompts"),
+        ({"max_work": 1e5}, ValueError, "means 4 prompts .* more than 1.0e.05"),
+        ({"max_work": None}, TypeError, "`max_work` must be a number, got None"),
         ({"length": -1}, ValueError, "`length` must be at least 0, got -1"),
         ({"length": 2.0}, TypeError, "`length` must be an int, got 2.0"),
         ({"length": True}, TypeError, "`length` must be an int, got True"),

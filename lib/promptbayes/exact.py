@@ -1,8 +1,10 @@
 """Expected regret without sampling, in float64 numpy.
 
-Under both families of `tasks` a sequence's probability depends only on how often each token
-occurs. An expectation over all |A|^N sequences is therefore a sum over the few possible counts:
-N + 1 of them for coins. A Bayes predictor is named by the task distribution it is Bayesian for.
+Under an exchangeable task, such as both families of `tasks`, a sequence's probability depends only
+on how often each token occurs. An expectation over all |A|^N sequences is therefore a sum over the
+few possible counts: N + 1 of them for coins. They are worked through in blocks, so that memory does
+not grow with them. A Bayes predictor is named by the task distribution it is Bayesian for: anything
+that meets `ExchangeableTask`.
 """
 
 from math import comb
@@ -11,14 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from .tasks import CategoricalMixture, DirichletCategorical, dirichlet, mixture
+from .tasks import CategoricalMixture, DirichletCategorical, ExchangeableTask, log_rising
 
-Task = DirichletCategorical | CategoricalMixture
+Task = ExchangeableTask
 
-# One term is one count under one component: 10^8 of them take some seconds. They are worked
-# through in blocks of 2^22 (32 MiB) to bound the memory.
-_MAX_TERMS = 10**8
-_BLOCK = 2**22
+MAX_TERMS = 10**8  # one term is one count under one component
+_BLOCK = 2**18  # numbers in an array of one block: 2 MiB, which stay in a core's cache
+_FACTORS_A_SECOND = 1.5e7  # terms times tokens, on one core of a cloud machine
 
 
 class HardPrompts(NamedTuple):
@@ -56,7 +57,9 @@ class PseudoCounts(NamedTuple):
     regret: float
 
 
-def cumulative_regret(predictor_task: Task, source_task: Task, length: int) -> float:
+def cumulative_regret(
+    predictor_task: Task, source_task: Task, length: int, *, max_terms: float = MAX_TERMS
+) -> float:
     """Expected excess log loss of a Bayes predictor over the oracle that knows tau.
 
         R(N) = E_(tau ~ source) E_(x_1:N | tau) [log p(x_1:N | tau) - log pi(x_1:N)]
@@ -65,14 +68,17 @@ def cumulative_regret(predictor_task: Task, source_task: Task, length: int) -> f
         predictor_task: the task distribution that the predictor pi is Bayesian for.
         source_task: the task distribution that the sequences come from.
         length: N, number of predictions.
+        max_terms: how many terms to sum at most, counts times components; memory is bounded
+            without it.
 
     Returns:
         R(N) in nats; infinite if the source produces something that pi holds for impossible.
 
     Raises:
-        TypeError: if a task is not one of the two families or `length` is not an integer.
+        TypeError: if a task lacks something of `ExchangeableTask`, which is named, `length` is not
+            an integer, or `max_terms` not a number.
         ValueError: if the alphabets differ, a task's numbers are invalid, `length` is below 1, or
-            the sum has too many terms.
+            the sum has more than `max_terms` terms (the message says how long they take).
 
     Example:
         >>> from promptbayes.tasks import coin, random_coins
@@ -84,11 +90,13 @@ def cumulative_regret(predictor_task: Task, source_task: Task, length: int) -> f
     """
     predictor_task, source_task = _check_pair(predictor_task, source_task)
     length = _check_length("length", length)
-    _check_terms(_num_counts(length, source_task), predictor_task, source_task, length)
+    _check_terms(_num_counts(length, source_task), length, max_terms, predictor_task, source_task)
     return _regret(predictor_task, source_task, length)
 
 
-def regret_curve(predictor_task: Task, source_task: Task, length: int) -> np.ndarray:
+def regret_curve(
+    predictor_task: Task, source_task: Task, length: int, *, max_terms: float = MAX_TERMS
+) -> np.ndarray:
     """Cumulative regret after each prediction, R(1), ..., R(N); see `cumulative_regret`.
 
         R(n) = E_(tau ~ source) E_(x_1:n | tau) [log p(x_1:n | tau) - log pi(x_1:n)]
@@ -97,6 +105,7 @@ def regret_curve(predictor_task: Task, source_task: Task, length: int) -> np.nda
         predictor_task: the task distribution that the predictor pi is Bayesian for.
         source_task: the task distribution that the sequences come from.
         length: N, number of predictions.
+        max_terms: as in `cumulative_regret`.
 
     Returns:
         R(n) in nats at entry n - 1, [time].
@@ -117,11 +126,11 @@ def regret_curve(predictor_task: Task, source_task: Task, length: int) -> np.nda
     length = _check_length("length", length)
     # Counts of all lengths 0..N over |A| tokens are the counts of length N over one token more.
     total = comb(length + source_task.num_tokens, source_task.num_tokens)
-    _check_terms(total, predictor_task, source_task, length)
+    _check_terms(total, length, max_terms, predictor_task, source_task)
     return np.array([_regret(predictor_task, source_task, n) for n in range(1, length + 1)])
 
 
-def mutual_information(source_task: Task, length: int) -> float:
+def mutual_information(source_task: Task, length: int, *, max_terms: float = MAX_TERMS) -> float:
     """What the tokens tell about tau: the regret that nobody who does not know tau can avoid.
 
         I(tau; x_1:N) = E_(x_1:N) KL(p(tau | x_1:N) || p(tau))
@@ -129,6 +138,7 @@ def mutual_information(source_task: Task, length: int) -> float:
     Args:
         source_task: the task distribution that the sequences come from.
         length: N, number of tokens.
+        max_terms: as in `cumulative_regret`.
 
     Returns:
         I(tau; x_1:N) in nats; 0 for a single coin.
@@ -148,16 +158,21 @@ def mutual_information(source_task: Task, length: int) -> float:
     """
     source_task = _check_task("source_task", source_task)
     length = _check_length("length", length)
-    _check_terms(_num_counts(length, source_task), source_task, source_task, length)
-    counts, log_prob = _count_distribution(source_task, length)
-    if isinstance(source_task, DirichletCategorical):  # as entropies, H(x) - H(x | tau)
-        entropy = -_expected_excess(log_prob, _log_marginal(source_task, counts), 0.0)
-        return entropy - length * _expected_entropy(source_task)
-    gain = _in_blocks(lambda block: _information_gain(source_task, block), source_task, counts)
-    return _expected_excess(log_prob, gain, 0.0)
+    _check_terms(_num_counts(length, source_task), length, max_terms, source_task)
+    # As entropies, H(x) - H(x | tau): by exchangeability, E[log p(x | tau)] is the expectation of
+    # sum_a k_a E[log tau_a | x_1 = a].
+    ones = np.eye(source_task.num_tokens, dtype=int)
+    first = np.where(source_task.log_marginal(ones) > -np.inf, source_task.log_oracle(ones), 0)
+    return _expected(
+        lambda counts, log_xi: sum(k * log_tau for k, log_tau in zip(counts.T, first)) - log_xi,
+        length,
+        source_task,
+    )
 
 
-def kl_divergence(source_task: Task, predictor_task: Task, length: int) -> float:
+def kl_divergence(
+    source_task: Task, predictor_task: Task, length: int, *, max_terms: float = MAX_TERMS
+) -> float:
     """How far the predictor is from the source's own Bayes predictor: its own fault.
 
         KL(xi || pi) = E_(x_1:N ~ xi) [log xi(x_1:N) - log pi(x_1:N)]
@@ -166,6 +181,7 @@ def kl_divergence(source_task: Task, predictor_task: Task, length: int) -> float
         source_task: the task distribution that the sequences come from, with marginal xi.
         predictor_task: the task distribution that the predictor pi is Bayesian for.
         length: N, number of tokens.
+        max_terms: as in `cumulative_regret`.
 
     Returns:
         KL(xi || pi) in nats; 0 if the two tasks are the same; infinite if the source produces
@@ -187,10 +203,12 @@ def kl_divergence(source_task: Task, predictor_task: Task, length: int) -> float
     """
     predictor_task, source_task = _check_pair(predictor_task, source_task)
     length = _check_length("length", length)
-    _check_terms(_num_counts(length, source_task), predictor_task, source_task, length)
-    counts, log_prob = _count_distribution(source_task, length)
-    return _expected_excess(
-        log_prob, _log_marginal(source_task, counts), _log_marginal(predictor_task, counts)
+    _check_terms(_num_counts(length, source_task), length, max_terms, predictor_task, source_task)
+    return _expected(
+        lambda counts, log_xi: log_xi - predictor_task.log_marginal(counts),
+        length,
+        source_task,
+        predictor_task,
     )
 
 
@@ -209,7 +227,7 @@ def log_marginal(task: Task, counts) -> np.ndarray:
         log xi in nats, [...]; -inf for counts that the task cannot produce.
 
     Raises:
-        TypeError: if `task` is not one of the two families or `counts` are not integers.
+        TypeError: if `task` lacks something of `ExchangeableTask`, or `counts` are not integers.
         ValueError: if `counts` are negative or do not have one entry for each token, or the
             task's numbers are invalid.
 
@@ -236,7 +254,12 @@ def log_marginal(task: Task, counts) -> np.ndarray:
 
 
 def hard_prompts(
-    predictor_task: Task, source_task: Task, prompt_length: int, length: int
+    predictor_task: Task,
+    source_task: Task,
+    prompt_length: int,
+    length: int,
+    *,
+    max_terms: float = MAX_TERMS,
 ) -> HardPrompts:
     """Cumulative regret after every hard prompt, and so the best one without a search.
 
@@ -250,6 +273,7 @@ def hard_prompts(
         source_task: the task distribution that the sequences come from.
         prompt_length: L, tokens in the prompt; 0 is the empty prompt alone.
         length: N, number of predictions after the prompt.
+        max_terms: as in `cumulative_regret`.
 
     Returns:
         `HardPrompts`, one row for each count of length L.
@@ -271,19 +295,23 @@ def hard_prompts(
     prompt_length = _check_length("prompt_length", prompt_length, lowest=0)
     length = _check_length("length", length)
     total = _num_counts(prompt_length, source_task) * _num_counts(length, source_task)
-    _check_terms(total, predictor_task, source_task, length)
-    prompts = _all_counts(prompt_length, source_task.num_tokens)
-    counts, log_prob = _count_distribution(source_task, length)
-    log_oracle = _log_oracle(source_task, counts)
+    _check_terms(total, length, max_terms, predictor_task, source_task)
+    below = _ways(prompt_length, source_task.num_tokens)
+    prompts = _counts(np.arange(_num_counts(prompt_length, source_task)), prompt_length, below)
     log_prompts = _log_marginal(predictor_task, prompts)
-    regret = np.full(len(prompts), np.inf)
-    for i in np.flatnonzero(log_prompts > -np.inf):
-        log_predictor = _log_marginal(predictor_task, prompts[i] + counts) - log_prompts[i]
-        regret[i] = _expected_excess(log_prob, log_oracle, log_predictor)
+    possible = np.flatnonzero(log_prompts > -np.inf)
+    regret = np.where(log_prompts > -np.inf, 0.0, np.inf)
+    for counts, prob, _ in _blocks(length, source_task, predictor_task):
+        log_oracle = source_task.log_oracle(counts)
+        for i in possible:
+            log_predictor = predictor_task.log_marginal(prompts[i] + counts) - log_prompts[i]
+            regret[i] += prob @ (log_oracle - log_predictor)
     return HardPrompts(prompts, regret)
 
 
-def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
+def best_pseudo_counts(
+    source_task: DirichletCategorical | CategoricalMixture, length: int
+) -> PseudoCounts:
     """The pseudo-counts with which a conjugate counter predicts a source best.
 
         alpha* = argmin_alpha R(N; Dirichlet(alpha)),
@@ -306,7 +334,8 @@ def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
         `PseudoCounts`.
 
     Raises:
-        TypeError: if `source_task` is not one of the two families or `length` is not an integer.
+        TypeError: if `source_task` is not one of the two families, for which the counts of each
+            single token are known apart, or `length` is not an integer.
         ValueError: if the task's numbers are invalid or `length` is below 1.
         RuntimeError: if the minimiser did not reach a stationary point.
 
@@ -319,6 +348,11 @@ def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
     References:
         Genewein et al. (2025), Appendix E, "Beta-Bernoulli".
     """
+    if not isinstance(source_task, DirichletCategorical | CategoricalMixture):
+        raise TypeError(
+            "`source_task` must be a DirichletCategorical or a CategoricalMixture, whose single "
+            f"tokens' counts are known apart from the others', got {type(source_task).__name__}."
+        )
     source_task = _check_task("source_task", source_task)
     length = _check_length("length", length)
     if isinstance(source_task, DirichletCategorical):  # the Bayes predictor is such a counter
@@ -347,77 +381,68 @@ def best_pseudo_counts(source_task: Task, length: int) -> PseudoCounts:
 # Sums over counts.
 
 
-def _all_counts(length, num_tokens):
-    """Every vector of `num_tokens` counts that sum to `length`; for coins, heads ascending."""
-    counts, left = np.zeros((1, 0), int), np.array([length])
-    for _ in range(num_tokens - 1):
-        branches = left + 1  # a row with r tokens left goes on with r, r - 1, ..., 0 of this one
-        row = np.repeat(np.arange(len(left)), branches)
-        taken = left[row] - (
-            np.arange(len(row)) - np.repeat(np.cumsum(branches) - branches, branches)
-        )
-        counts, left = np.column_stack([counts[row], taken]), left[row] - taken
-    return np.column_stack([counts, left])
+def _blocks(length, source_task, *tasks):
+    """All that the source can produce at this length, a block of counts at a time.
+
+    Yields counts [count, token], the probability of each, and log xi of one sequence, [count].
+    """
+    below = _ways(length, source_task.num_tokens)
+    log_factorial = log_rising(np.ones(1), length)[0]
+    num_counts, rows = _num_counts(length, source_task), _block_rows(source_task, *tasks)
+    for start in range(0, num_counts, rows):
+        counts = _counts(np.arange(start, min(start + rows, num_counts)), length, below)
+        log_xi = source_task.log_marginal(counts)
+        log_prob = log_factorial[length] - np.sum(log_factorial[counts], axis=-1) + log_xi
+        if np.any(log_prob == -np.inf):
+            possible = log_prob > -np.inf
+            counts, log_prob, log_xi = counts[possible], log_prob[possible], log_xi[possible]
+        if len(counts):
+            # At least the smallest float: what a predictor excludes costs infinitely much however
+            # seldom it comes.
+            yield counts, np.maximum(np.exp(log_prob), np.finfo(float).tiny), log_xi
+
+
+def _expected(of_counts, length, source_task, *tasks):
+    """E of of_counts(counts, log xi) over all that the source can produce."""
+    blocks = _blocks(length, source_task, *tasks)
+    return float(sum(prob @ of_counts(counts, log_xi) for counts, prob, log_xi in blocks))
+
+
+def _ways(length, num_tokens):
+    """At [m][s] how many ways there are to share out fewer than s among m + 1 tokens."""
+    below = [np.arange(length + 1)]
+    for _ in range(num_tokens - 2):
+        below.append(np.cumsum(below[-1]))
+    return below
+
+
+def _counts(index, length, below):
+    """The index-th of all counts that sum to `length`, [index, token]; for coins, heads ascending.
+
+    The first token's count falls from `length` to 0. The rest is shared out among the others, and
+    a rest of s comes behind all ways to share out less: the combinatorial number system.
+    """
+    columns, left = [], length
+    for ways in reversed(below):
+        rest = np.searchsorted(ways, index, side="right") - 1
+        columns.append(left - rest)
+        index, left = index - ways[rest], rest
+    return np.stack([*columns, left], axis=-1)
 
 
 def _num_counts(length, task):
     return comb(length + task.num_tokens - 1, task.num_tokens - 1)
 
 
-def _count_distribution(task, length):
-    """All counts [count, token] and the log-probability of each under the task [count]."""
-    counts = _all_counts(length, task.num_tokens)
-    log_factorial = _log_rising(np.ones(1), length)[0]
-    log_sequences = log_factorial[length] - np.sum(log_factorial[counts], axis=-1)
-    return counts, log_sequences + _log_marginal(task, counts)
-
-
-def _expected_excess(log_prob, log_better, log_worse):
-    """E[log_better - log_worse]; what has probability 0 adds nothing."""
-    possible = log_prob > -np.inf
-    better, worse = np.broadcast_arrays(log_better, log_worse)
-    return float(np.exp(log_prob[possible]) @ (better[possible] - worse[possible]))
-
-
-def _log_rising(start, length):
-    """Log of start (start + 1) ... (start + k - 1) for k = 0, ..., length, [..., k].
-
-    Sums of logarithms, not differences of log-gammas: these cancel when start is large.
-    """
-    steps = np.cumsum(np.log(start[:, None] + np.arange(length)), axis=-1)
-    return np.concatenate([np.zeros((len(start), 1)), steps], axis=-1)
+def _block_rows(*tasks):
+    return max(1, _BLOCK // max(max(task.num_components, task.num_tokens) for task in tasks))
 
 
 def _log_marginal(task, counts):
-    """`log_marginal` for counts [count, token], unchecked."""
-    if isinstance(task, DirichletCategorical):
-        total = counts.sum(axis=-1)
-        longest = int(total.max(initial=0))
-        rising = _log_rising(task.alpha, longest)
-        above = sum(rising[a, counts[:, a]] for a in range(task.num_tokens))
-        return above - _log_rising(task.alpha.sum(keepdims=True), longest)[0, total]
-    return _in_blocks(lambda block: _log_sum_exp(_log_joint(task, block)), task, counts)
-
-
-def _log_joint(task, counts):
-    """Log weights[c] + log p(x | c) for one sequence, [count, component]."""
-    with np.errstate(divide="ignore"):
-        log_joint = np.tile(np.log(task.weights), (len(counts), 1))
-    for a in range(task.num_tokens):
-        log_joint += special.xlogy(counts[:, a, None], task.probs[:, a])  # 0 log 0 = 0
-    return log_joint
-
-
-def _log_sum_exp(log_terms):
-    largest = log_terms.max(axis=-1)
-    shift = np.where(np.isfinite(largest), largest, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.sum(np.exp(log_terms - shift[:, None]), axis=-1)) + shift
-
-
-def _in_blocks(function, task, counts):
-    rows = max(1, _BLOCK // len(task.weights))
-    return np.concatenate([function(counts[i : i + rows]) for i in range(0, len(counts), rows)])
+    """`log_marginal` for counts [count, token], unchecked, in blocks."""
+    rows = _block_rows(task)
+    pieces = [task.log_marginal(counts[i : i + rows]) for i in range(0, len(counts), rows)]
+    return np.concatenate(pieces) if pieces else np.zeros(0)
 
 
 # The parts of regret. The three public functions share as little as possible, so that
@@ -425,56 +450,28 @@ def _in_blocks(function, task, counts):
 
 
 def _regret(predictor_task, source_task, length):
-    counts, log_prob = _count_distribution(source_task, length)
-    return _expected_excess(
-        log_prob, _log_oracle(source_task, counts), _log_marginal(predictor_task, counts)
+    return _expected(
+        lambda counts, _: source_task.log_oracle(counts) - predictor_task.log_marginal(counts),
+        length,
+        source_task,
+        predictor_task,
     )
-
-
-def _log_oracle(task, counts):
-    """E[log p(x | tau) | x] for one sequence with these counts, [count]."""
-    if isinstance(task, DirichletCategorical):
-        alpha = task.alpha + counts
-        mean_log_tau = special.digamma(alpha) - special.digamma(alpha.sum(axis=-1, keepdims=True))
-        return np.sum(counts * mean_log_tau, axis=-1)
-
-    def block(counts):
-        posterior, log_likelihood = _components(task, counts)
-        return np.sum(np.where(posterior > 0, posterior * log_likelihood, 0.0), axis=-1)
-
-    with np.errstate(invalid="ignore"):  # 0 * -inf, not chosen
-        return _in_blocks(block, task, counts)
-
-
-def _information_gain(task, counts):
-    """KL(P(c | x) || P(c)) for one sequence with these counts, [count]."""
-    posterior, _ = _components(task, counts)
-    return np.sum(special.rel_entr(posterior, task.weights), axis=-1)
-
-
-def _components(task, counts):
-    """P(c | x) and log p(x | c), both [count, component]; P(c | x) is 0 if x is impossible."""
-    log_joint = _log_joint(task, counts)
-    log_marginal = _log_sum_exp(log_joint)
-    shift = np.where(np.isfinite(log_marginal), log_marginal, 0.0)
-    posterior = np.exp(log_joint - shift[:, None])
-    return posterior, _log_joint(task._replace(weights=np.ones_like(task.weights)), counts)
-
-
-def _expected_entropy(task):
-    """E[H(tau)], the entropy in nats of one token for someone who knows tau."""
-    if isinstance(task, CategoricalMixture):
-        return float(task.weights @ np.sum(special.entr(task.probs), axis=-1))
-    alpha, total = task.alpha, task.alpha.sum()
-    return float(special.digamma(total + 1) - alpha / total @ special.digamma(alpha + 1))
 
 
 # The best counter. E[log of a rising product of k terms] = sum_i P(k > i) log(alpha + i), so only
 # the tails of each token's own count are needed, for any alphabet.
 
 
+def _expected_entropy(task):
+    """E[H(tau)], the entropy in nats of one token for someone who knows tau."""
+    ones = np.eye(task.num_tokens, dtype=int)
+    return float(-np.exp(task.log_marginal(ones)) @ task.log_oracle(ones))
+
+
 def _tails(task, length):
     """P(k_a > i) for i = 0, ..., length - 1, [token, i]."""
+    ones, log_factorial = np.arange(length + 1), log_rising(np.ones(1), length)[0]
+    log_choose = log_factorial[length] - (log_factorial + log_factorial[::-1])
     rows = []
     for a in range(task.num_tokens):
         if isinstance(task, DirichletCategorical):
@@ -484,7 +481,7 @@ def _tails(task, length):
         else:
             heads = task.probs[:, a]
             of_one = CategoricalMixture(task.weights, np.stack([1 - heads, heads], axis=-1))
-        _, log_prob = _count_distribution(of_one, length)
+        log_prob = log_choose + _log_marginal(of_one, np.stack([ones[::-1], ones], axis=-1))
         rows.append(np.cumsum(np.exp(log_prob)[::-1])[::-1][1:])
     return np.array(rows)
 
@@ -547,16 +544,31 @@ def _minimise(tails, start):
 
 def _check_task(name, task):
     """The task in float64, its numbers checked by its own constructor."""
-    if not isinstance(task, Task):
+    needed = [part for part in vars(ExchangeableTask) if not part.startswith("_")]
+    missing = [part for part in needed if not hasattr(task, part)]
+    if missing or isinstance(task, type):
+        lacks = "not an instance" if isinstance(task, type) else f"without {', '.join(missing)}"
         raise TypeError(
-            f"`{name}` must be a DirichletCategorical or a CategoricalMixture, "
-            f"got {type(task).__name__}."
+            f"`{name}` must be a task under which only counts matter (see ExchangeableTask), got "
+            f"{getattr(task, '__name__', type(task).__name__)}, {lacks}."
         )
-    constructor = dirichlet if isinstance(task, DirichletCategorical) else mixture
     try:
-        return constructor(*task)
+        task = task.checked()
     except ValueError as error:
         raise ValueError(f"`{name}` must be one valid task: {error}") from None
+    # A family of one's own may give other numbers than those of ONE sequence, which add up over the
+    # next token; 1e-4, so that one in float32 passes.
+    ones = np.eye(task.num_tokens, dtype=int)
+    one, two = task.log_marginal(ones), task.log_marginal(ones[0] + ones)
+    sums, expected = [np.exp(one).sum(), np.exp(two).sum()], [1, np.exp(one).flat[0]]
+    shapes = [one.shape, two.shape, task.log_oracle(ones).shape]
+    if shapes != 3 * [(len(ones),)] or not np.allclose(sums, expected, atol=1e-4):
+        raise ValueError(
+            f"`{name}` must give log_marginal and log_oracle of ONE sequence for each row of "
+            f"counts, got shapes {shapes} for {len(ones)} rows, and probabilities that add up to "
+            f"{np.round(sums, 4)} over the next token, expected {np.round(expected, 4)}."
+        )
+    return task
 
 
 def _check_pair(predictor_task, source_task):
@@ -578,14 +590,16 @@ def _check_length(name, length, lowest=1):
     return int(length)
 
 
-def _check_terms(num_counts, predictor_task, source_task, length):
-    components = max(
-        len(task.weights) if isinstance(task, CategoricalMixture) else 1
-        for task in (predictor_task, source_task)
-    )
+def _check_terms(num_counts, length, max_terms, *tasks):
+    if isinstance(max_terms, bool) or not isinstance(max_terms, int | float | np.number):
+        raise TypeError(f"`max_terms` must be a number, got {max_terms!r}.")
+    components, num_tokens = max(task.num_components for task in tasks), tasks[0].num_tokens
     terms = num_counts * components
-    if terms > _MAX_TERMS:
+    if not terms <= max_terms:
+        hours = terms * num_tokens / _FACTORS_A_SECOND / 3600
         raise ValueError(
-            f"`length` must leave at most {_MAX_TERMS:.0e} terms to sum, got {terms:.1e} at length "
-            f"{length} over {source_task.num_tokens} tokens and {components} components."
+            f"`length` must leave at most {max_terms:.1e} terms to sum, got {terms:.1e} "
+            f"({num_counts:.1e} counts under {components} components) at length {length} over "
+            f"{num_tokens} tokens. They take about {hours:.2g} hours on one core, and "
+            f"{max(_BLOCK, components) / 2**14:.0f} MiB; `max_terms={1.1 * terms:.1e}` goes on."
         )

@@ -13,12 +13,13 @@ numbers does not retrace.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from scipy import special
 
 # Entries of one [batch, time, component] intermediate (64 MiB in float32): a larger batch is
 # worked through in pieces, so that a fine grid of components fits in memory.
@@ -37,6 +38,50 @@ class Sequences(NamedTuple):
     log_source: jax.Array
 
 
+class ExchangeableTask(Protocol):
+    """What `exact` asks of a task distribution under which only counts matter, not their order.
+
+    A family of one's own has these and inherits nothing. `exact` asks in float64 numpy for a block
+    of counts at a time: rows k_a, how often each token occurs in one sequence, [count, token].
+
+    Example:
+        >>> class KnownDie(NamedTuple):
+        ...     probs: np.ndarray
+        ...     num_components = 1
+        ...     num_tokens = property(lambda self: len(self.probs))
+        ...     def checked(self):
+        ...         return KnownDie(die(self.probs).probs[0])
+        ...     def log_marginal(self, counts):
+        ...         return counts @ np.log(self.probs)
+        ...     log_oracle = log_marginal
+        >>> from promptbayes import exact
+        >>> round(exact.cumulative_regret(random_coins(), KnownDie(np.array([0.8, 0.2])), 50), 10)
+        1.4772242153
+    """
+
+    @property
+    def num_tokens(self) -> int:
+        """The size |A| of the alphabet."""
+        ...
+
+    @property
+    def num_components(self) -> int:
+        """What a row of counts costs, in numbers: components of the prior, 1 for one density."""
+        ...
+
+    def checked(self) -> "ExchangeableTask":
+        """The same task in float64; ValueError where its numbers are not those of one task."""
+        ...
+
+    def log_marginal(self, counts: np.ndarray) -> np.ndarray:
+        """Log xi(x) of ONE sequence, tau averaged out, nats [count]; -inf where impossible."""
+        ...
+
+    def log_oracle(self, counts: np.ndarray) -> np.ndarray:
+        """E[log p(x | tau) | x], nats [count]; any number where x is impossible."""
+        ...
+
+
 class DirichletCategorical(NamedTuple):
     """tau ~ Dirichlet(alpha), then x_t ~ Categorical(tau); with alpha = (1, 1) the random coins.
 
@@ -50,6 +95,7 @@ class DirichletCategorical(NamedTuple):
     """
 
     alpha: np.ndarray | jax.Array
+    num_components = 1  # one density
 
     @property
     def num_tokens(self) -> int:
@@ -137,6 +183,27 @@ class DirichletCategorical(NamedTuple):
         tokens = _check_tokens(self, tokens, ranks=(1, 2))
         return _condition(self, tokens, _posterior_dirichlet)
 
+    def checked(self) -> "DirichletCategorical":
+        """The same in float64, its numbers checked as by `dirichlet`."""
+        return dirichlet(self.alpha)
+
+    def log_marginal(self, counts: np.ndarray) -> np.ndarray:
+        """Log xi(x) for counts [count, token], unchecked; see `exact.log_marginal`."""
+        total = counts.sum(axis=-1)
+        longest = int(total.max(initial=0))
+        rising = log_rising(self.alpha, longest)
+        above = sum(rising[a, counts[:, a]] for a in range(self.num_tokens))
+        return above - log_rising(self.alpha.sum(keepdims=True), longest)[0, total]
+
+    def log_oracle(self, counts: np.ndarray) -> np.ndarray:
+        """E[log p(x | tau) | x] for counts [count, token]; see `ExchangeableTask`."""
+        total = counts.sum(axis=-1)
+        times = np.arange(int(total.max(initial=0)) + 1)
+        # Given x, tau_a has log-mean digamma(alpha_a + k_a) - digamma(A + n): few numbers, many x.
+        own = times * special.digamma(self.alpha[:, None] + times)
+        every = times * special.digamma(self.alpha.sum() + times)
+        return sum(own[a, counts[:, a]] for a in range(self.num_tokens)) - every[total]
+
 
 class CategoricalMixture(NamedTuple):
     """tau is one of finitely many vectors, tau = probs[c] with probability weights[c].
@@ -161,6 +228,11 @@ class CategoricalMixture(NamedTuple):
     def num_tokens(self) -> int:
         """The size |A| of the alphabet."""
         return self.probs.shape[-1]
+
+    @property
+    def num_components(self) -> int:
+        """How many vectors tau can be; see `ExchangeableTask`."""
+        return self.probs.shape[-2]
 
     def sample(self, key: jax.Array, num_sequences: int, length: int) -> Sequences:
         """Draw one component for each sequence, then its tokens independently.
@@ -257,6 +329,22 @@ class CategoricalMixture(NamedTuple):
                 )
         return posterior
 
+    def checked(self) -> "CategoricalMixture":
+        """The same in float64, its numbers checked as by `mixture`."""
+        return mixture(self.weights, self.probs)
+
+    def log_marginal(self, counts: np.ndarray) -> np.ndarray:
+        """Log xi(x) for counts [count, token], unchecked; see `exact.log_marginal`."""
+        return _log_sum(self.weights, _log_likelihood(self.probs, counts))
+
+    def log_oracle(self, counts: np.ndarray) -> np.ndarray:
+        """E[log p(x | tau) | x] for counts [count, token]; see `ExchangeableTask`."""
+        log_likelihood = _log_likelihood(self.probs, counts)
+        log_marginal = _log_sum(self.weights, log_likelihood)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 log 0 and impossible x: not chosen
+            posterior = np.exp(log_likelihood + np.log(self.weights) - log_marginal)
+            return np.sum(np.where(posterior > 0, posterior * log_likelihood, 0.0), axis=-1)
+
 
 def coin(p: float) -> CategoricalMixture:
     """One coin that shows heads (token 1) with known probability p.
@@ -283,6 +371,31 @@ def coin(p: float) -> CategoricalMixture:
     heads = _real("p", p, ndim=0)
     _check_probabilities("p", heads)
     return coin_mixture(heads[None])
+
+
+def die(probs) -> CategoricalMixture:
+    """One die with known face probabilities; an unknown one is `dirichlet([1.0] * 6)`.
+
+        P(tau) = delta(tau - probs)
+
+    Args:
+        probs: probability of each face, [token].
+
+    Returns:
+        A `CategoricalMixture` with one component.
+
+    Raises:
+        TypeError: if `probs` does not hold real numbers.
+        ValueError: if a number is not a probability, the sum is not 1, or there is one face only.
+
+    Example:
+        >>> die([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).num_tokens
+        6
+
+    References:
+        Genewein et al. (2025), Section 4.1, "Single coin", with more faces.
+    """
+    return mixture([1.0], _real("probs", probs, ndim=1)[None])
 
 
 def coin_mixture(probs, weights=None) -> CategoricalMixture:
@@ -519,6 +632,38 @@ def _component_posterior(xp, weights, probs, counts):
 def _as_rank(array, ndim):
     """Add leading axes of length 1."""
     return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+# Counts, in float64 numpy for `exact`.
+
+
+def log_rising(start, length):
+    """Log of start (start + 1) ... (start + k - 1) for k = 0, ..., length, [..., k].
+
+    Sums of logarithms, not differences of log-gammas: these cancel when start is large.
+    """
+    steps = np.cumsum(np.log(start[:, None] + np.arange(length)), axis=-1)
+    return np.concatenate([np.zeros((len(start), 1)), steps], axis=-1)
+
+
+def _log_likelihood(probs, counts):
+    """Log p(x | c) for one sequence with these counts, [count, component]."""
+    never = probs == 0
+    log_probs = np.log(np.where(never, 1, probs))
+    log_likelihood = np.zeros((len(counts), len(probs)))
+    for a in range(probs.shape[1]):  # one order of adding for all, so that equals cancel to 0
+        log_likelihood += counts[:, a, None] * log_probs[:, a]
+    log_likelihood[counts @ never.T.astype(float) > 0] = -np.inf
+    return log_likelihood
+
+
+def _log_sum(weights, log_likelihood):
+    """Log of sum_c weights[c] p(x | c), [count]."""
+    with np.errstate(divide="ignore"):
+        log_joint = log_likelihood + np.log(weights)
+        largest = log_joint.max(axis=-1)
+        shift = np.where(np.isfinite(largest), largest, 0.0)
+        return np.log(np.sum(np.exp(log_joint - shift[:, None]), axis=-1)) + shift
 
 
 # Validation, at the public entries only.

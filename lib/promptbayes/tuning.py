@@ -27,7 +27,13 @@ from .predictor import Predictor, check_key, initialise, is_key, no_prefix
 from .regret import as_pytree, evaluate, log_loss, predictor_num_tokens
 
 _STEPS_A_CALL = 50  # between two looks at the progress bar and at Ctrl-C
-_MOST_PROMPTS = 2**14
+_PROMPTS_A_CALL = 64  # of a search: likewise, and what bounds its memory
+# Multiply-adds of a hard search; two hours on two cores, at the rate of the paper's Transformer in
+# benchmarks/. What a token costs beside products with weights (softmax, tanh, counting) weighs as
+# 2,000 in a Laplace predictor, 8,000 in the smallest LSTM, 65,000 in the smallest Transformer.
+MAX_WORK = 5e14
+_WORK_A_SECOND = 7e10
+_WORK_A_TOKEN = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +269,8 @@ def search_hard_prefix(
     key,
     num_sequences: int = 2048,
     sequence_length: int = 50,
+    max_work: float = MAX_WORK,
+    progress: bool = True,
 ) -> HardSearch:
     """HardPT: try all |A|^length prompts on the same fresh sequences of the target.
 
@@ -276,12 +284,16 @@ def search_hard_prefix(
         key: a jax random key for the sequences.
         num_sequences: how many to score every prompt on.
         sequence_length: tokens in each; the prompt's own are not part of the loss.
+        max_work: how many multiply-adds to do at most: prompts times tokens read after each, times
+            the numbers that the predictor consists of and 20,000 for what is not such a product.
+        progress: as in `tune`.
 
     Returns:
         A `HardSearch`.
 
     Raises:
-        ValueError: more prompts than can be done; the message says how many.
+        TypeError: a wrong argument, named.
+        ValueError: likewise, or more than `max_work`; the message says how many hours it takes.
 
     Reference:
         Section 3, "Hard token search".
@@ -306,20 +318,36 @@ def search_hard_prefix(
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     check_key("key", key)
     _check_task(task, predictor_num_tokens(predictor))
-    num_prompts = task.num_tokens ** min(length, 99)  # already too many; more has too many digits
-    if num_prompts > _MOST_PROMPTS:
-        # Two cores try about three prompts of the paper's Transformer a second (benchmarks/).
-        hours = num_prompts / 3 / 3600
+    num_prompts = task.num_tokens ** min(length, 63)  # already too many; more has too many digits
+    searched = as_pytree(predictor)
+    of_token = _WORK_A_TOKEN + sum(np.size(leaf) for leaf in jax.tree.leaves(searched))
+    work = num_prompts * num_sequences * (length + sequence_length) * of_token
+    if type(max_work) not in (int, float):
+        raise TypeError(f"`max_work` must be a number, got {max_work!r}.")
+    if not work <= max_work:
         raise ValueError(
-            f"`length` {length} means {'more than ' if length > 99 else ''}{num_prompts} prompts "
-            f"over {task.num_tokens} tokens, about {hours:.1f} hours for the paper's Transformer "
-            f"on two cores; the most that is searched is {_MOST_PROMPTS}."
+            f"`length` {length} means {'more than ' if length > 63 else ''}{num_prompts} prompts "
+            f"over {task.num_tokens} tokens. To read {num_sequences} sequences after each takes "
+            f"{work:.1e} multiply-adds, more than {max_work:.1e}, and about "
+            f"{work / _WORK_A_SECOND / 3600:.2g} hours on two cores. `max_work={1.1 * work:.1e}` "
+            "goes on; fewer `num_sequences` are less work."
         )
     digits = np.indices((task.num_tokens,) * length, np.int32)
     prompts = digits.reshape(length, num_prompts).T  # lexicographic
     tokens = task.sample(key, num_sequences, sequence_length).tokens
-    mean, error = _prompt_losses(as_pytree(predictor), jnp.asarray(prompts), tokens)
-    return HardSearch(prompts, np.asarray(mean), np.asarray(error))
+    losses = []
+    label = "HardPT" if progress else None
+    with tqdm(
+        total=num_prompts, desc=label, unit="prompt", disable=_quiet(label), leave=None
+    ) as bar:
+        for start in range(0, num_prompts, _PROMPTS_A_CALL):
+            # The last block is filled up: one shape, compiled once.
+            rows = np.arange(start, start + min(_PROMPTS_A_CALL, num_prompts)) % num_prompts
+            of_block = _prompt_losses(searched, jnp.asarray(prompts[rows]), tokens)
+            losses.append(jax.device_get(of_block))
+            bar.update(min(_PROMPTS_A_CALL, num_prompts - start))
+    mean, error = (np.concatenate(blocks)[:num_prompts] for blocks in zip(*losses))
+    return HardSearch(prompts, mean, error)
 
 
 @jax.jit
