@@ -16,6 +16,7 @@ import pytest
 from promptbayes import (
     LSTM,
     LoRA,
+    Memory,
     Predictor,
     Prefix,
     Sequences,
@@ -34,7 +35,7 @@ NETWORKS = {
     "LSTM": LSTM(embedding_width=6, width=8),
     "Transformer": Transformer(embedding_width=8, num_heads=2, mlp_width=16),
 }
-# The nine methods of the paper at the size of these networks, less HardPT, which is not tuned.
+# The methods at the size of these networks, less HardPT, which is not tuned.
 SMALL_METHODS = {
     "SimplexPT": Prefix("simplex", 2),
     "RealPT": Prefix("real", 2),
@@ -44,10 +45,12 @@ SMALL_METHODS = {
     "Un+EmbedWT": Weights(("embedding", "unembedding")),
     "FullWT": Weights(("embedding", "torso", "unembedding")),
     "LoRAWT": LoRA(2),
+    "Memory": Memory(2),
 }
 PREFIX_METHODS = ("SimplexPT", "RealPT", "SoftPT")
+CONTEXT_METHODS = (*PREFIX_METHODS, "Memory")
 # Prefixes start anywhere, and several starts share a run; weights start at the base.
-NUM_SEEDS = {method: 3 if method in PREFIX_METHODS else 1 for method in SMALL_METHODS}
+NUM_SEEDS = {method: 3 if method in CONTEXT_METHODS else 1 for method in SMALL_METHODS}
 
 
 def pytest_configure(config):

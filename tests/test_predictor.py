@@ -73,7 +73,10 @@ def test_embed_is_linear_with_a_bias(small):
     np.testing.assert_allclose(small.embed(vectors.tolist()), expected, atol=roundings(10), rtol=0)
 
 
-def test_jit_traces_once_whatever_the_numbers_are(small):
+@pytest.mark.parametrize("carrying", [False, True], ids=["", "with a memory"])
+def test_jit_traces_once_whatever_the_numbers_are(small, carrying):
+    if carrying:
+        small = small._replace(memory=small.with_tokens([0, 1]).read())
     traces = []
 
     @jax.jit
@@ -157,7 +160,6 @@ def saved(tmp_path):
 
 
 def assert_equal(one, other):
-    assert one.network == other.network
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
         assert a.dtype == b.dtype
@@ -177,6 +179,31 @@ def test_prefix_and_settings_are_saved_too(saved):
     path, content = saved
     assert_equal(load(path), content)
     assert predictor.settings(path) == {"task": "coins", "steps": [1, 2]}
+
+
+def test_a_memory_is_saved_in_half_precision_where_that_holds_it(small, tmp_path):
+    path, carrying = tmp_path / "x", small._replace(memory=small.with_tokens([0, 1]).read())
+    save(path, carrying)
+    whole = path.stat().st_size
+    assert_equal(load(path), carrying)
+    halved = jax.tree.map(lambda x: x.astype(jnp.float16).astype(x.dtype), carrying)
+    save(path, halved)
+    assert path.stat().st_size < whole / 2 + 8192  # the header stays
+    assert_equal(load(path), halved)
+    # The weights alone: the memory keeps its numbers, and so the file stays whole.
+    save(path, predictor.rounded(carrying))
+    assert_equal(load(path), predictor.rounded(carrying))
+    assert_equal(load(path).memory, carrying.memory)
+
+
+def test_a_memory_of_another_form_is_refused(small, tmp_path):
+    path = tmp_path / "x"
+    read = small.with_tokens([0, 1]).read()
+    for broken in (read._replace(layers=read.layers[:0]), read._replace(output=read.output[None])):
+        save(path, small._replace(memory=broken))
+        name = type(small.network).__name__
+        with pytest.raises(ValueError, match=f"has a memory of another form than its {name} needs"):
+            load(path)
 
 
 def test_half_precision_takes_half_the_space_and_changes_nothing_more(small, tmp_path):
@@ -371,6 +398,7 @@ def test_pretrained_networks_say_where_they_come_from(name):
     assert len(settings["losses"]) == PRETRAINING.num_steps
     assert path.parent == Path(promptbayes.__file__).parent / "weights"
     assert load_pretrained(name).prefix.shape == (0, 128)
+    assert load_pretrained(name).memory is None
 
 
 def test_an_unknown_pretrained_network_is_refused_with_the_known_ones():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from conftest import (
+    CONTEXT_METHODS,
     KEYS,
     MATRIX,
     NETWORKS,
@@ -20,11 +21,13 @@ from conftest import (
     small_predictor,
     two_coins_without_noise,
 )
+from jax.flatten_util import ravel_pytree
 from promptbayes import (
     LIVE,
     LSTM,
     PRETRAINING,
     TUNING,
+    Memory,
     Prefix,
     Sequences,
     Training,
@@ -69,7 +72,7 @@ def test_the_entropy_is_what_the_bayes_predictor_loses():
 
 
 @pytest.mark.parametrize(
-    ("network", "method"), [pair for pair in MATRIX if pair[1] not in PREFIX_METHODS]
+    ("network", "method"), [pair for pair in MATRIX if pair[1] not in CONTEXT_METHODS]
 )
 def test_weight_methods_reach_the_entropy(network, method):
     """There are 7 histories to predict after: any of these methods has room to do each as Bayes.
@@ -130,6 +133,36 @@ def test_prefix_methods_reach_the_best_prefix(network, method, loss_of_prefix):
     assert reached - best < (random - best) / 20
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_memory_reaches_the_best_memory_and_is_no_worse_than_prefixes(network):
+    """As for prefixes; and every prefix of this length is a memory, so the best is no worse."""
+    done = run(network, "Memory")
+    starts = [done.method.init(key, done.base) for key in jax.random.split(jax.random.key(0), 12)]
+    tokens = two_coins_without_noise().tokens
+    unravel = ravel_pytree(starts[0])[1]
+
+    @jax.jit
+    @jax.value_and_grad
+    def of_numbers(flat):
+        log_probs = done.method.apply(done.base, unravel(flat))(tokens)
+        return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1).sum() / len(tokens)
+
+    def loss(flat):
+        value, gradient = of_numbers(jnp.asarray(flat, jnp.float32))
+        return float(value), np.asarray(gradient, np.float64)
+
+    flat = [np.asarray(ravel_pytree(start)[0], np.float64) for start in starts]
+    best = min(
+        scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B").fun for start in flat
+    )
+    random = np.mean([loss(start)[0] for start in flat])
+    assert random - best > 0.01  # there was something to gain
+    reached = min(expected_loss(done.tuned.predictor(seed)) for seed in range(3))
+    assert reached - best < (random - best) / 20
+    soft = min(expected_loss(run(network, "SoftPT").tuned.predictor(seed)) for seed in range(3))
+    assert best < soft + roundings(100)
+
+
 def test_pretraining_on_one_coin_reaches_its_entropy():
     """From real samples: what is left is the noise of Adam's steps, which can be estimated.
 
@@ -180,6 +213,23 @@ def test_losses_are_those_before_each_step(small):
         )
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_memory_goes_on_where_a_soft_prefix_stopped(network):
+    """From the memory that each tuned prefix leaves: its loss first, and then a lower one."""
+    soft = run(network, "SoftPT").tuned
+    predictors = [soft.predictor(seed) for seed in range(3)]
+    memories = [Memory(2).from_prefix(predictor) for predictor in predictors]
+    start = jax.tree.map(lambda *leaves: np.stack(leaves), *memories)
+    tuned = tune(
+        soft.base, Memory(2), two_coins_without_noise(), LONG, KEYS_10[:3], start=start,
+        progress=False,
+    )  # fmt: skip
+    before = [expected_loss(predictor) for predictor in predictors]
+    np.testing.assert_allclose(tuned.losses[:, 0], before, atol=roundings(100), rtol=0)
+    after = [expected_loss(tuned.predictor(seed)) for seed in range(3)]
+    assert np.all(np.array(after) < np.array(before) - 0.001)
+
+
 class CountedCoin(NamedTuple):
     """A coin whose sampler counts how often Python runs it: once or twice for each trace."""
 
@@ -198,9 +248,10 @@ SHORT = {
     "num_steps": 4, "batch_size": 8, "length": 4, "learning_rate": 0.05, "max_grad_norm": 0.01
 }  # fmt: skip
 KEYS_10 = jax.random.split(jax.random.key(11), 10)
+LONG = Training(num_steps=100, batch_size=64, length=3, learning_rate=0.01)
 
 
-def short(keys, base=None, method=("soft", 2), heads=0.3):
+def short(keys, base=None, method=("soft", 2), heads=0.3, start=None):
     """A run of four calls of one step, everything about it built anew."""
     return tune(
         base or small_predictor("LSTM"),
@@ -208,6 +259,7 @@ def short(keys, base=None, method=("soft", 2), heads=0.3):
         CountedCoin(np.float32(heads)),
         Training(**SHORT),
         keys,
+        start=start,
         progress=False,
     )
 
@@ -250,6 +302,44 @@ def test_no_trace_when_numbers_or_equal_settings_are_built_again(counted):
     short(list(KEYS_10[:3]))  # a plain list
     assert CountedCoin.calls == []
     assert tuning._advance._cache_size() == compiled
+
+
+def test_a_memory_is_compiled_once_too():
+    """Whatever its numbers are, and wherever it starts."""
+    CountedCoin.calls.clear()
+    compiled = tuning._advance._cache_size()
+    first = short(KEYS_10[:3], method=Memory(2))
+    assert tuning._advance._cache_size() == compiled + 1
+    CountedCoin.calls.clear()
+    other = jax.tree.map(lambda x: 2 * x, small_predictor("LSTM"))
+    short(KEYS_10[3:6], base=other, method=Memory(2), heads=0.9)
+    short(KEYS_10[3:6], method=Memory(2), start=first.theta)
+    assert CountedCoin.calls == []
+    assert tuning._advance._cache_size() == compiled + 1
+
+
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [("LSTM", "FullWT"), ("LSTM", "Memory"), ("Transformer", "SoftPT"), ("Transformer", "Memory")],
+)
+def test_a_predictor_with_a_memory_is_tuned_further(network, method):
+    base, how = small_predictor(network), SMALL_METHODS[method]
+    carrying = base._replace(memory=base.with_tokens([0, 1]).read())
+    done = short(KEYS_10[:1], base=carrying, method=how)
+    for_start, for_data = jax.random.split(KEYS_10[0])
+    tokens = CountedCoin(np.float32(0.3)).sample(jax.random.fold_in(for_data, 0), 8, 4).tokens
+    start = how.apply(carrying, how.init(for_start, carrying))
+    expected = evaluate(start, Sequences(tokens, None)).sum(axis=1).mean()
+    np.testing.assert_allclose(done.losses[0, 0], expected, atol=roundings(100), rtol=0)
+    memory = done.predictor(0).memory
+    if method != "Memory":
+        assert memory is carrying.memory
+    elif network == "Transformer":  # behind the empty context and the first memory
+        for leaf, before in zip(
+            jax.tree.leaves(memory.layers), jax.tree.leaves(carrying.memory.layers)
+        ):
+            assert leaf.shape[1] == 5
+            np.testing.assert_array_equal(leaf[:, :3], before)
 
 
 def test_repetitions_together_are_repetitions_alone(counted):
@@ -341,11 +431,12 @@ def test_tuning_leaves_the_base_as_it_was():
         np.testing.assert_array_equal(leaf, copy)
 
 
-def test_micro_batches_give_the_gradient_of_the_batch(small, monkeypatch, float64):
+@pytest.mark.parametrize("method", ["FullWT", "Memory"])
+def test_micro_batches_give_the_gradient_of_the_batch(small, method, monkeypatch, float64):
     as_float64 = jax.tree.map(lambda x: np.asarray(x, np.float64), small)
-    method = SMALL_METHODS["FullWT"]
+    method = SMALL_METHODS[method]
     tokens = np.random.default_rng(0).integers(0, 2, size=(6, 3)).astype(np.int32)
-    theta = method.init(None, as_float64)
+    theta = method.init(jax.random.key(0), as_float64)
 
     def loss_and_gradient(size):
         monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: size)
@@ -357,9 +448,16 @@ def test_micro_batches_give_the_gradient_of_the_batch(small, monkeypatch, float6
     for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
         # Sums of six terms of order one, in another order.
         np.testing.assert_allclose(one, other, atol=roundings(1000, np.float64), rtol=0)
-    came = np.take_along_axis(np.asarray(as_float64(tokens)), tokens[..., None], axis=-1)
-    mean = -came.sum(axis=(1, 2)).mean()  # the mean over sequences of their sums over time
-    np.testing.assert_allclose(whole[0], mean, atol=roundings(100, np.float64), rtol=0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def plain(theta):  # the mean over sequences of their sums over time
+        log_probs = method.apply(as_float64, theta)(tokens)
+        came = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)
+        return -came.sum(axis=(1, 2)).mean()
+
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(plain(theta)), strict=True):
+        np.testing.assert_allclose(one, other, atol=roundings(1000, np.float64), rtol=0)
 
 
 def test_ctrl_c_stops_the_loop_and_harms_nothing(monkeypatch, counted):
@@ -435,6 +533,19 @@ def test_the_papers_settings():
 def test_impossible_settings_are_refused(settings, error, message):
     with pytest.raises(error, match=message):
         Training(**settings)
+
+
+def test_a_start_of_another_form_is_refused():
+    theta = Prefix("soft", 2).init(KEYS_10[0], small_predictor("LSTM"))
+    for start in (theta, jnp.stack([theta] * 2), {"prefix": theta[None]}):
+        with pytest.raises(
+            ValueError, match=r"`start` must be theta .* of shapes \(1, 2, 6\), got"
+        ):
+            short(KEYS_10[:1], start=start)
+    start = jnp.stack([theta + 1])
+    again, other = short(KEYS_10[:1], start=start), short(KEYS_10[:1])
+    assert np.all(np.abs(again.theta - start) <= SHORT["num_steps"] * SHORT["learning_rate"] * 2)
+    assert again.losses[0, 0] != other.losses[0, 0]
 
 
 class Silent:

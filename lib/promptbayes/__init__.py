@@ -9,7 +9,7 @@ from . import exact, figures, hardware
 
 hardware.use_all_cores()
 
-from .methods import METHODS, HardPrefix, LoRA, Prefix, Weights  # noqa: E402
+from .methods import METHODS, HardPrefix, LoRA, Memory, Prefix, Weights  # noqa: E402
 from .networks import LSTM, Architecture, Transformer  # noqa: E402
 from .predictor import Predictor, initialise, load, load_pretrained, save  # noqa: E402
 from .regret import Estimate, cumulative_regret, evaluate, instantaneous_regret  # noqa: E402
@@ -56,6 +56,7 @@ __all__ = [
     "HardPrefix",
     "HardSearch",
     "LoRA",
+    "Memory",
     "Predictor",
     "Prefix",
     "Sequences",

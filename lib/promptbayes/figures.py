@@ -54,6 +54,7 @@ METHOD_STYLE: dict[str, Style] = {
     "SimplexPT": Style(TEAL, "^", "-"),
     "RealPT": Style(PINK, "D", "-"),
     "SoftPT": Style(BLUE, "o", "-"),
+    "Memory": Style(RED, "H", "-"),
     "EmbedWT": Style(OCHRE, "<", "--", "///"),
     "UnembedWT": Style(TEAL, ">", "--", "///"),
     "Un+EmbedWT": Style(PINK, "d", "--", "///"),
@@ -70,7 +71,7 @@ METHOD_STYLE: dict[str, Style] = {
     "Transformer": Style(BLUE, "s", "-", "xxx"),
 }
 GROUPS: dict[str, tuple[str, ...]] = {
-    "prefix methods": ("HardPT", "SimplexPT", "RealPT", "SoftPT"),
+    "prefix methods": ("HardPT", "SimplexPT", "RealPT", "SoftPT", "Memory"),
     "weight methods": ("EmbedWT", "UnembedWT", "Un+EmbedWT", "FullWT", "LoRAWT"),
     "baselines": (
         *("TargetBayes", "EvalBayes", "PreBayes", "PreBayesPT"),

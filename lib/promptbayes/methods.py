@@ -1,4 +1,4 @@
-"""What is tuned: the nine methods, each an `init` and an `apply` over explicit numbers theta.
+"""What is tuned: the paper's nine methods and `Memory`, each an `init` and an `apply` over theta.
 
 `init(key, base)` gives theta: the tuned numbers, nothing else. `apply(base, theta)` gives the tuned
 predictor. The loop in `tuning` differentiates, clips and carries theta alone.
@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .predictor import Predictor
+from . import networks
+from .predictor import Predictor, no_prefix
 
 KINDS = ("simplex", "real", "soft")
 PARTS = ("embedding", "torso", "unembedding")
@@ -144,6 +145,93 @@ class LoRA:
         return base._replace(params=base.params | {"torso": torso})
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Prefix tuning at the root: all that the content can see of a prefix is free.
+
+    On the LSTM these are cells and hidden states of all layers, whatever the length. On the
+    Transformer they are keys and values of `length` positions in every block, and the torso's
+    output from which the first token is predicted. What the base has read already, at least the
+    empty context, is read first and stays frozen; the content starts `length` positions later.
+
+    Every prefix of this length is a special case (on the LSTM of any length), so the best memory is
+    at least as good as the best prefix. What tuning finds is the best memory *found*: its loss is
+    an upper bound on that of the best memory, and no proof that no prefix is better. The start is
+    the memory that a random hard prompt leaves; `from_prefix` gives another one to `tune`.
+
+    A tuned predictor carries the memory and has no prefix: what the base had is part of it.
+
+    Reference:
+        Li & Liang, 2021, who free keys and values; the output is ours.
+
+    Example:
+        >>> import jax
+        >>> from promptbayes import Transformer, initialise
+        >>> base = initialise(Transformer(embedding_width=8), jax.random.key(0))
+        >>> prompted, method = base.with_tokens([0, 0, 1]), Memory(3)
+        >>> same = method.apply(base, method.from_prefix(prompted))
+        >>> bool(abs(same([[0, 1]]) - prompted([[0, 1]])).max() < 1e-6)
+        True
+    """
+
+    length: int
+
+    def check(self, base: Predictor) -> None:
+        """Raise if this cannot be tuned."""
+        if type(self.length) is not int:
+            raise TypeError(f"`length` of a memory must be an int, got {self.length!r}.")
+        if self.length < 1:
+            raise ValueError(f"`length` of a tuned memory must be at least 1, got {self.length}.")
+        theta = jax.eval_shape(lambda: self.init(jax.random.key(0), base))
+        for leaf in jax.tree.leaves(theta):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise TypeError(
+                    f"`base`: the memory of its {type(base.network).__name__} holds {leaf.dtype}, "
+                    "which has no gradient; let `free` and `carry` of its torso leave that out."
+                )
+
+    def init(self, key: jax.Array, base: Predictor) -> Any:
+        """What a random hard prompt of this length leaves: a tree, as the torso's `free` has it."""
+        tokens = jax.random.randint(key, (self.length,), 0, base.num_tokens)
+        prompt = base.embed(jax.nn.one_hot(tokens, base.num_tokens))
+        return self._free(base._replace(prefix=jnp.concatenate([base.prefix, prompt])))
+
+    def from_prefix(self, predictor: Predictor) -> Any:
+        """A theta to start from: what the prefix of this predictor leaves, such as a tuned one.
+
+        Args:
+            predictor: the base to tune, with a prefix of `length` rows.
+
+        Returns:
+            theta, with which `apply(base, theta)` predicts as `predictor` does. For `start` of
+            `tune` stack one for each repetition.
+
+        Raises:
+            TypeError, ValueError: no `Predictor`; a prefix of another length.
+        """
+        if not isinstance(predictor, Predictor):
+            raise TypeError(f"`predictor` must be a Predictor with a prefix, got {predictor!r}.")
+        rows = len(predictor.prefix)
+        if rows != self.length:
+            raise ValueError(
+                f"`predictor` must have a prefix of {self.length} rows, got {rows}; what a prefix "
+                f"of {rows} rows leaves is tuned by Memory({rows})."
+            )
+        return self._free(predictor)
+
+    def apply(self, base: Predictor, theta: Any) -> Predictor:
+        """The base with theta for its memory, behind what it has read already."""
+        memory = _torso(base).carry(theta, base.read())
+        return base._replace(prefix=no_prefix(base.network), memory=memory)
+
+    def _free(self, predictor: Predictor) -> Any:
+        return _torso(predictor).free(predictor.read(), self.length)
+
+
+def _torso(predictor: Predictor) -> networks.Torso:
+    return networks.bind(predictor.network, predictor.params).torso
+
+
 METHODS = {
     "HardPT": HardPrefix(6),
     "SimplexPT": Prefix("simplex", 6),
@@ -154,4 +242,5 @@ METHODS = {
     "Un+EmbedWT": Weights(("embedding", "unembedding")),
     "FullWT": Weights(PARTS),
     "LoRAWT": LoRA(4),
+    "Memory": Memory(6),  # not the paper's
 }

@@ -30,6 +30,13 @@ class Reading(NamedTuple):
     states: jax.Array  # [batch, time, feature]: the internal state of the PCA figures
 
 
+class Carried(NamedTuple):
+    """What a network goes on from: all that the content can see of what was read before it."""
+
+    output: jax.Array  # [width]: the torso's last, from which the first token is predicted
+    layers: Memory  # as the torso has it: a leading axis of 1, for it is the same for all sequences
+
+
 class Shared(NamedTuple):
     """What is the same for all sequences, computed once for however many batches of them."""
 
@@ -47,14 +54,21 @@ class Network(nnx.Module):
         self.torso = architecture.torso(rngs)
         self.unembedding = nnx.Linear(self.torso.width, architecture.num_tokens, rngs=rngs)
 
-    def read_prefix(self, prefix_LxD: jax.Array) -> Reading:
-        """The empty context (a zero vector through the embedding), then the prefix; batch of 1."""
-        empty_1xD = self.embedding(jnp.zeros((1, self.embedding.in_features)))
-        return self.torso(jnp.concatenate([empty_1xD, prefix_LxD])[None], self.torso.start())
+    def read_prefix(self, prefix_LxD: jax.Array, memory: Carried | None = None) -> Reading:
+        """The empty context (a zero vector through the embedding), then the prefix; batch of 1.
 
-    def share(self, prefix_LxD: jax.Array, length: int) -> Shared:
+        A memory stands for the empty context and whatever else it has read: its output comes first.
+        """
+        if memory is None:
+            empty_1xD = self.embedding(jnp.zeros((1, self.embedding.in_features)))
+            return self.torso(jnp.concatenate([empty_1xD, prefix_LxD])[None], self.torso.start())
+        reading = self.torso(prefix_LxD[None], memory.layers)
+        outputs_1xTxW = jnp.concatenate([memory.output[None, None], reading.outputs], axis=1)
+        return reading._replace(outputs=outputs_1xTxW)
+
+    def share(self, prefix_LxD: jax.Array, length: int, memory: Carried | None = None) -> Shared:
         """Read the prefix, and prepare every token for every step of sequences of this length."""
-        first = self.read_prefix(prefix_LxD)
+        first = self.read_prefix(prefix_LxD, memory)
         num_tokens = self.embedding.in_features
         embedded_AxD = self.embedding(jnp.eye(num_tokens))
         embedded_AxTxD = jnp.repeat(embedded_AxD[:, None], length - 1, axis=1)  # all but the last
@@ -105,6 +119,20 @@ class Torso(nnx.Module):
         """What prepared vectors make of each other and of the memory."""
         raise NotImplementedError(f"{type(self).__name__} must define read(prepared, memory).")
 
+    def free(self, carried: Carried, length: int) -> Any:
+        """The numbers in it that a prefix of `length` vectors, read last, has left: theta.
+
+        All of them, unless a torso defines it: the output and every leaf of the memory, which must
+        be floats.
+        """
+        del length
+        return carried
+
+    def carry(self, theta: Any, before: Carried) -> Carried:
+        """The reverse of `free`; what was read before the prefix stays as it is."""
+        del before
+        return theta
+
     def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
         """Read vectors after what the memory holds."""
         return self.read(self.prepare(x_BxTxD, memory), memory)
@@ -137,6 +165,16 @@ class LSTMTorso(Torso):
             after.append(last)
             states.append(c_BxTxW)
         return Reading(h_BxTxW, after, jnp.concatenate(states, axis=-1))
+
+    def free(self, carried: Carried, length: int) -> Memory:
+        """Cells and hidden states of all layers, whatever the length; the output is one of them."""
+        del length
+        return carried.layers
+
+    def carry(self, theta: Memory, before: Carried) -> Carried:
+        """The output is the last layer's hidden state."""
+        del before
+        return Carried(theta[-1][1][0], theta)
 
 
 class LSTMLayer(nnx.Module):
@@ -246,6 +284,19 @@ class TransformerTorso(Torso):
             states.append(attended_BxTxD)
         return Reading(x_BxTxD, after, jnp.concatenate(states, axis=-1))
 
+    def free(self, carried: Carried, length: int) -> Carried:
+        """Keys and values of the last `length` positions in every block, and the output."""
+        own = jax.tree.map(lambda kv: kv[:, kv.shape[1] - length :], carried.layers)
+        return carried._replace(layers=own)
+
+    def carry(self, theta: Carried, before: Carried) -> Carried:
+        """These keys and values stand behind those of what was read before."""
+
+        def behind(old_1xPxHxK, own_1xLxHxK):
+            return jnp.concatenate([old_1xPxHxK, own_1xLxHxK], axis=1)
+
+        return theta._replace(layers=jax.tree.map(behind, before.layers, theta.layers))
+
 
 class Block(nnx.Module):
     """LayerNorm -> attention -> residual, LayerNorm -> MLP -> residual, LayerNorm.
@@ -333,7 +384,8 @@ class Architecture:
     """What a network is made of, without its numbers: hashable, compared by value.
 
     A network of your own is a subclass with a `torso`: a `Torso` with a `width`, a `start()` and a
-    `read(vectors, memory) -> Reading`. To be tuned it needs `floats_per_token` as well.
+    `read(vectors, memory) -> Reading`. To be tuned it needs `floats_per_token` as well; what
+    `Memory` tunes of it, its `free` and `carry` may say.
     """
 
     num_tokens: int = 2

@@ -1,7 +1,8 @@
 """A predictor is a network, its weights and a prefix: tokens in, log-probabilities out.
 
 The untuned predictor has a prefix of no rows; prefix tuning frees the prefix, weight tuning frees
-weights. Here are also the pretrained predictors that come with the package.
+weights. A memory may stand for the empty context, with which reading begins otherwise. Here are
+also the pretrained predictors that come with the package.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from . import networks
-from .networks import Architecture, Params
+from .networks import Architecture, Carried, Params
 from .tasks import check_tokens
 
 # Of three networks pretrained alike (seeds 0 to 2), the one nearest to the exact Bayes predictor on
@@ -39,12 +40,15 @@ class States(NamedTuple):
     """Internal states of a predictor: the LSTM's cells, the Transformer's attention output."""
 
     start: jax.Array  # [feature] after the empty context
-    prefix: jax.Array  # [prefix, feature] after each row of the prefix
+    prefix: jax.Array  # [prefix, feature] after each row of the prefix; a memory has none
     content: jax.Array  # [batch, time, feature] after each token x_t
 
 
 class Predictor(NamedTuple):
     """pi_theta( . | prefix, x_<t): a network, its weights, and a prefix in embedding space.
+
+    It may carry a memory, which is read before the prefix and in place of the empty context. Under
+    other weights a prefix is read again, and leaves another memory; a memory stays as it is.
 
     Example:
         >>> import jax
@@ -56,6 +60,7 @@ class Predictor(NamedTuple):
     network: Architecture
     params: Params
     prefix: jax.Array  # [prefix, width]; no rows where nothing is prefixed
+    memory: Carried | None = None  # None: that of the empty context, which the network reads
 
     def __call__(self, tokens) -> jax.Array:
         """Log pi(x_t | prefix, x_<t) in nats for every token that x_t could be.
@@ -79,7 +84,21 @@ class Predictor(NamedTuple):
     def prepare(self, length: int) -> "Prepared":
         """The same, with all done ahead that sequences of this length have in common."""
         network = networks.bind(self.network, self.params)
-        return Prepared(self.network, self.params, network.share(self.prefix, length))
+        shared = network.share(self.prefix, length, self.memory)
+        return Prepared(self.network, self.params, shared)
+
+    def read(self) -> Carried:
+        """What all that stands before the content leaves: an output [width] and a memory.
+
+        Example:
+            >>> import jax
+            >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
+            >>> prompted = predictor.with_tokens([0, 0, 1])
+            >>> remembered = predictor._replace(memory=prompted.read())
+            >>> bool(abs(remembered([[0, 1]]) - prompted([[0, 1]])).max() < 1e-6)
+            True
+        """
+        return _read_all(self)
 
     @property
     def num_tokens(self) -> int:
@@ -94,6 +113,8 @@ class Predictor(NamedTuple):
 
     def with_tokens(self, tokens) -> "Predictor":
         """The same predictor with a hard prompt: the prefix becomes these tokens' embeddings.
+
+        A memory stays, and the prompt is read behind it.
 
         Args:
             tokens: integers [prefix].
@@ -133,12 +154,24 @@ def _log_probs(predictor: Predictor, tokens) -> jax.Array:
 
 
 @jax.jit
+def _read_all(predictor: Predictor) -> Carried:
+    network = networks.bind(predictor.network, predictor.params)
+    reading = network.read_prefix(predictor.prefix, predictor.memory)
+    return Carried(reading.outputs[0, -1], reading.memory)
+
+
+@jax.jit
 def _states(predictor: Predictor, tokens) -> States:
     network = networks.bind(predictor.network, predictor.params)
-    first = network.read_prefix(predictor.prefix)
-    shared = network.share(predictor.prefix, tokens.shape[1] + 1)
+    first = network.read_prefix(predictor.prefix, predictor.memory)
+    states = first.states[0]
+    if predictor.memory is None:
+        start, states = states[0], states[1:]
+    else:  # it has no states, for nothing was read
+        start = network.read_prefix(predictor.prefix[:0]).states[0, 0]
+    shared = network.share(predictor.prefix, tokens.shape[1] + 1, predictor.memory)
     content = network.torso.read(networks.look_up(shared.vocabulary, tokens), shared.memory)
-    return States(first.states[0, 0], first.states[0, 1:], content.states)
+    return States(start, states, content.states)
 
 
 def initialise(architecture: Architecture, key: jax.Array) -> Predictor:
@@ -193,7 +226,7 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
 
     Args:
         path: file to write; replaced in one step, so it is never half-written.
-        predictor: what to save, prefix included.
+        predictor: what to save, prefix and memory included.
         settings: anything JSON can hold that says where the weights come from.
     """
     path = Path(path)
@@ -201,9 +234,14 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
         raise TypeError(f"`predictor` must be a Predictor, got {predictor!r}.")
     if not path.parent.is_dir():
         raise ValueError(f"`path` must lie in an existing folder, got {path}.")
-    tensors = _flatten({"params": predictor.params, "prefix": predictor.prefix})
+    memory = dict(enumerate(jax.tree.leaves(predictor.memory)))
+    tree = {"params": predictor.params, "prefix": predictor.prefix, "memory": memory}
+    tensors = _flatten(tree)
     with np.errstate(over="ignore"):  # what float16 does not reach becomes infinite, so unequal
-        halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+        halves = {
+            name: tensor.astype(np.float16 if tensor.dtype == np.float32 else tensor.dtype)
+            for name, tensor in tensors.items()
+        }
     if all(np.array_equal(tensors[name], halves[name]) for name in tensors):
         tensors = halves
     architecture = {"name": type(predictor.network).__name__, **vars(predictor.network)}
@@ -256,13 +294,26 @@ def load(path) -> Predictor:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path`: {path} holds no known architecture: {error}") from error
     tree = _unflatten(tensors)
+    leaves = tree.pop("memory", {})
     if name == "Transformer" and "norm" in tree["params"]["torso"]:
         _move_norm_into_block(tree["params"]["torso"], path)
     params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
     prefix = jnp.zeros((len(tree["prefix"]), architecture.embedding_width))
     if _shapes(tree) != _shapes({"params": params, "prefix": prefix}):
         raise ValueError(f"`path`: {path} has weights of other shapes than its {name} needs.")
-    return Predictor(architecture, **tree)
+    loaded = Predictor(architecture, **tree)
+    return loaded._replace(memory=_memory_of(loaded, leaves, path)) if leaves else loaded
+
+
+def _memory_of(predictor: Predictor, leaves: dict[int, jax.Array], path: Path) -> Carried:
+    """The leaves of a saved memory in the order that this network has them in."""
+    like = jax.eval_shape(_read_all, predictor)
+    ranks = [leaf.ndim for leaf in jax.tree.leaves(like)]
+    memory = [leaves.get(i, jnp.zeros(())) for i in range(len(leaves))]
+    if [leaf.ndim for leaf in memory] != ranks:
+        name = type(predictor.network).__name__
+        raise ValueError(f"`path`: {path} has a memory of another form than its {name} needs.")
+    return jax.tree.unflatten(jax.tree.structure(like), memory)
 
 
 def _move_norm_into_block(torso: Params, path: Path) -> None:

@@ -99,7 +99,9 @@ class Tuned(NamedTuple):
         return np.stack([evaluate(self.predictor(i), sequences) for i in range(self.num_seeds)])
 
 
-def tune(base, method, task, training: Training, keys, *, progress: bool = True) -> Tuned:
+def tune(
+    base, method, task, training: Training, keys, *, start=None, progress: bool = True
+) -> Tuned:
     """Minimise log loss on a target task over what the method frees.
 
     Repetition r draws its data from its own key, step by step, and sees the same data under every
@@ -107,10 +109,13 @@ def tune(base, method, task, training: Training, keys, *, progress: bool = True)
 
     Args:
         base: the `Predictor` to tune.
-        method: `Prefix`, `Weights`, `LoRA`, or anything with their `check`, `init` and `apply`.
+        method: `Prefix`, `Weights`, `LoRA`, `Memory`, or anything with their `check`, `init` and
+            `apply`.
         task: the target: anything with `sample(key, num_sequences, length) -> Sequences`.
         training: a `Training`.
         keys: one jax random key for each repetition, [seed]; a single key means one repetition.
+        start: theta [seed, ...] to start from; the method's own `init` if left out. The data stay
+            the same.
         progress: show a progress bar where there is a terminal or a notebook to show it.
 
     Returns:
@@ -140,9 +145,19 @@ def tune(base, method, task, training: Training, keys, *, progress: bool = True)
     method.check(base)
     keys = _check_run(task, base.num_tokens, training, keys)
     split = jax.vmap(jax.random.split)(keys)  # [seed, 2]: one for the start, one for the data
-    theta = jax.vmap(lambda key: method.init(key, base))(split[:, 0])
+    init = jax.vmap(lambda key: method.init(key, base))
+    theta = init(split[:, 0]) if start is None else _started(start, init, split[:, 0])
     name = next((name for name, known in METHODS.items() if known == method), str(method))
     return _run(base, method, task, training, theta, split[:, 1], name if progress else None)
+
+
+def _started(start, init, keys):
+    """A start of one's own, once it has the form of what `init` gives."""
+    like = jax.eval_shape(init, keys)
+    form, expected = (jax.tree.map(np.shape, theta) for theta in (start, like))
+    if form != expected:
+        raise ValueError(f"`start` must be theta [seed, ...] of shapes {expected}, got {form}.")
+    return jax.tree.map(lambda leaf, known: jnp.asarray(leaf, known.dtype), start, like)
 
 
 def pretrain(architecture, task, training: Training, key, *, progress: bool = True) -> Tuned:
