@@ -239,6 +239,15 @@ def test_every_prefix_is_a_special_case(architecture, num_layers, carrying, prec
     assert states.prefix.shape == (0, expected.prefix.shape[1])
 
 
+def test_on_the_lstm_a_memory_has_no_length():
+    """What prefixes of 1 and of 9 rows leave are both special cases of the same numbers."""
+    base = small_predictor("LSTM")
+    for length in (1, 9):
+        prompted = base.with_tokens(np.arange(length) % 2)
+        remembered = Memory(2).apply(base, Memory(length).from_prefix(prompted))
+        np.testing.assert_allclose(remembered(TOKENS), prompted(TOKENS), atol=1e-6, rtol=0)
+
+
 def test_a_memory_starts_as_that_of_a_random_hard_prompt(small):
     """One prompt for each key, each of the four as often, behind what the base has read."""
 
