@@ -415,5 +415,5 @@ def test_a_network_that_has_to_be_made_first_names_the_command(monkeypatch, tmp_
 
 
 def test_predictors_are_plain_tuples():
-    """What crosses jit is a NamedTuple: network, params, prefix."""
-    assert Predictor._fields == ("network", "params", "prefix")
+    """What crosses jit is a NamedTuple: network, params, prefix, memory."""
+    assert Predictor._fields == ("network", "params", "prefix", "memory")
