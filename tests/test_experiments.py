@@ -34,12 +34,6 @@ def test_twenty_settings():
     assert len(settings) * len(experiments.NETWORKS) == 20
     assert {s.target for s in settings.values()} == set(experiments.TASKS)
     assert all(set(s.methods) <= {*METHODS, "NoTuning", "RandomPF"} for s in settings.values())
-    with_memory = {name for name, s in settings.items() if "Memory" in s.methods}
-    assert with_memory == {
-        "single-coin", "two-coin-mixture", "untrained-two-coin-mixture", "untrained-random-coins"
-    }  # fmt: skip
-    assert {settings[name].repetitions_of("Memory") for name in with_memory} == {3}
-    assert all(s.repetitions_of("SoftPT") == s.repetitions for s in settings.values())
     # Table of settings in the protocol: three repetitions where the paper has three.
     three = {name for name, s in settings.items() if s.repetitions == 3}
     assert three == {n for n in settings if n.startswith(("embedding-4", "large"))}
@@ -47,9 +41,7 @@ def test_twenty_settings():
     assert "LoRAWT" not in settings["single-coin"].methods_for("lstm")
 
 
-@pytest.mark.parametrize(
-    "method", ["NoTuning", "RandomPF", "HardPT", "SoftPT", "UnembedWT", "Memory"]
-)
+@pytest.mark.parametrize("method", ["NoTuning", "RandomPF", "HardPT", "SoftPT", "UnembedWT"])
 def test_a_cell(method):
     cell = experiments.run_cell(
         "untrained-two-coin-mixture", "lstm", method, [0, 3], training=SHORT, progress=False
@@ -63,8 +55,8 @@ def test_a_cell(method):
     assert cell.attrs["method"] == method
     if method == "HardPT":
         assert cell.prompt_loss.shape == (2, 64)
-    if method in ("SoftPT", "UnembedWT", "Memory"):
-        assert cell.theta.shape == (2, {"SoftPT": 768, "UnembedWT": 258, "Memory": 256}[method])
+    if method in ("SoftPT", "UnembedWT"):
+        assert cell.theta.shape == (2, {"SoftPT": 768, "UnembedWT": 258}[method])
         assert cell.loss.sizes["repetition"] == 2
     if method in ("SoftPT", "HardPT", "RandomPF"):
         assert cell.prefix_trajectory.shape == (2, 6, 2)

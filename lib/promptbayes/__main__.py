@@ -256,7 +256,7 @@ def _cells(options):
         if not options.methods or method in options.methods
     ]
     for cell in cells[index - 1 :: count]:
-        wanted = experiments.SETTINGS[cell[0]].repetitions_of(cell[2])
+        wanted = experiments.SETTINGS[cell[0]].repetitions
         if options.repetitions is not None:
             wanted = options.repetitions
         if cell[2] == "NoTuning":

@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from . import exact
-from .methods import METHODS, HardPrefix, Memory, Prefix
+from .methods import METHODS, HardPrefix, Prefix
 from .networks import LSTM, Transformer
 from .predictor import (
     PRETRAINED,
@@ -54,9 +54,8 @@ NUM_EVALUATION = 2048  # sequences
 _STEPS_A_POINT = 10  # of a stored curve of losses
 _GRADIENT_PREFIXES = ("SimplexPT", "RealPT", "SoftPT")
 _UNTUNED = ("NoTuning", "RandomPF")
+# The paper's; `Memory` is not, and a cell of it has to run from two starts.
 _ALL = (*(name for name in METHODS if name != "Memory"), *_UNTUNED)
-_WITH_MEMORY = (*METHODS, *_UNTUNED)
-_MEMORY_REPETITIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +74,14 @@ class Setting:
         """The methods that this network can be tuned with."""
         return [name for name in self.methods if network != "lstm" or name != "LoRAWT"]
 
-    def repetitions_of(self, method: str) -> int:
-        """How often a method is run."""
-        return _MEMORY_REPETITIONS if method == "Memory" else self.repetitions
-
 
 _PREFIXES = (*_GRADIENT_PREFIXES, *_UNTUNED)
 _SINGLE, _MIXTURE = "single-coin", "two-coin-mixture"
 SETTINGS = {
-    "single-coin": Setting(target=_SINGLE, methods=_WITH_MEMORY, figure="1, 2, A5"),
-    "two-coin-mixture": Setting(target=_MIXTURE, methods=_WITH_MEMORY, figure="3, A6, A7"),
-    "untrained-two-coin-mixture": Setting(
-        target=_MIXTURE, pretrained=False, methods=_WITH_MEMORY, figure="4a, A8"
-    ),
-    "untrained-random-coins": Setting(
-        target="random-coins", pretrained=False, methods=_WITH_MEMORY, figure="4b, A9"
-    ),
+    "single-coin": Setting(target=_SINGLE, figure="1, 2, A5"),
+    "two-coin-mixture": Setting(target=_MIXTURE, figure="3, A6, A7"),
+    "untrained-two-coin-mixture": Setting(target=_MIXTURE, pretrained=False, figure="4a, A8"),
+    "untrained-random-coins": Setting(target="random-coins", pretrained=False, figure="4b, A9"),
     "embedding-4-single-coin": Setting(
         target=_SINGLE, variant="-embedding-4", repetitions=3, figure="A11"
     ),
@@ -269,7 +260,7 @@ def run_cell(
         predictors = [_untuned(base, chosen, method, key, training, variables) for key in keys]
     else:
         how = METHODS[method]
-        if isinstance(how, Prefix | Memory):
+        if isinstance(how, Prefix):
             how = replace(how, length=chosen.prefix_length)
         tuned = tune(base, how, TASKS[chosen.target], training, keys, progress=progress)
         predictors = [tuned.predictor(i) for i in range(tuned.num_seeds)]
@@ -331,7 +322,7 @@ def _tuning_variables(tuned):
     loss = tuned.losses.reshape(tuned.num_seeds, steps // block, block).mean(-1)
     variables: dict = {"loss": (("repetition", "tuning_step"), loss.astype(np.float32))}
     flat = [leaf.reshape(tuned.num_seeds, -1) for leaf in jax.tree.leaves(tuned.theta)]
-    if isinstance(tuned.method, Prefix | Memory) or sum(leaf.shape[1] for leaf in flat) <= 1024:
+    if isinstance(tuned.method, Prefix) or sum(leaf.shape[1] for leaf in flat) <= 1024:
         variables["theta"] = ("repetition", "parameter"), np.concatenate(flat, axis=1)
     return variables
 
