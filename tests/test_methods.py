@@ -255,8 +255,8 @@ def test_methods_are_values():
         ("Transformer", LoRA(0), ValueError, "`rank` must be an int of at least 1, got 0"),
         ("Transformer", LoRA("4"), ValueError, "`rank` must be an int of at least 1, got '4'"),
         ("LSTM", HardPrefix(6), TypeError, "no gradient; use search_hard_prefix"),
-        ("LSTM", "SoftPT", TypeError, "`method` must be a Prefix, Weights or LoRA, got 'SoftPT'"),
-        ("LSTM", Prefix, TypeError, "`method` must be a Prefix, Weights or LoRA, got .*class"),
+        ("LSTM", "SoftPT", TypeError, "a Method with check, init, apply, got 'SoftPT'"),
+        ("LSTM", Prefix, TypeError, "a Method with .*, got .*, a class; pass an instance"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_tuned_is_refused_before_anything_is_traced(network, method, error, message):

@@ -64,7 +64,7 @@ def test_estimates_are_means_and_standard_errors_over_sequences():
     seeds, batch, time = 4, 7, 5
     sequences = random_coins().sample(jax.random.key(3), batch, time)
     losses = rng.normal(size=(seeds, batch, time))
-    tokens, log_source = (np.asarray(field) for field in sequences)
+    tokens, log_source = np.asarray(sequences.tokens), np.asarray(sequences.log_source)
     excess = np.array(
         [
             [
@@ -165,22 +165,22 @@ FLIPS = Sequences(np.zeros((2, 3), int), np.zeros((2, 3, 2)))
         (
             lambda: evaluate(coin(0.2).predict, Sequences(np.full((1, 2), 2), None)),
             ValueError,
-            "`tokens` must be between 0 and 1, got values from 2 to 2",
+            "`sequences.tokens` must be between 0 and 1, got values from 2 to 2",
         ),
         (
             lambda: evaluate(lambda x: coin(0.2).predict(x), Sequences([[0, -1]], None)),
             ValueError,
-            "`tokens` must be between 0 and 1, got values from -1 to 0",
+            "`sequences.tokens` must be between 0 and 1, got values from -1 to 0",
         ),
         (
             lambda: evaluate(small_predictor("LSTM"), dirichlet([1, 1, 9]).sample(KEY, 9, 9)),
             ValueError,
-            "`tokens` must be between 0 and 1, got values from 0 to 2",
+            "`sequences.tokens` must be between 0 and 1, got values from 0 to 2",
         ),
         (
             lambda: evaluate(coin(0.2).predict, Sequences([0, 1], None)),
             ValueError,
-            r"`tokens` must be \[batch, time\], got shape \(2,\)",
+            r"`sequences.tokens` must be \[batch, time\], got shape \(2,\)",
         ),
         (
             lambda: evaluate(coin(0.2).predict, Sequences(np.zeros((0, 3), int), None)),

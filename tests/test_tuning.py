@@ -446,8 +446,8 @@ class Silent:
     [
         ({"base": NETWORKS["LSTM"]}, TypeError, "`base` must be a Predictor, got LSTM"),
         ({"base": coin(0.2)}, TypeError, "`base` must be a Predictor, got CategoricalMixture"),
-        ({"task": None}, TypeError, "`task` must have num_tokens and sample.*, got None"),
-        ({"task": Silent()}, TypeError, "`task` must have num_tokens and sample"),
+        ({"task": None}, TypeError, "`task` must be a Task with num_tokens, sample, got None"),
+        ({"task": Silent()}, TypeError, "`task` must be a Task with num_tokens, sample"),
         ({"task": dirichlet([1, 1, 1])}, ValueError, "`task` must have .* 2 tokens, got 3"),
         ({"training": {"num_steps": 3}}, TypeError, "`training` must be a Training, got {"),
         ({"keys": 0}, TypeError, "`keys` must be jax random keys such as .*, got 0"),
@@ -484,7 +484,7 @@ def test_pretrain_refuses_what_is_no_architecture():
 
 @pytest.mark.parametrize("seed", [3, -1, 0.5, "0"])
 def test_there_are_only_so_many_repetitions(seed, counted):
-    with pytest.raises(ValueError, match=f"`seed` must be in 0..2, got {seed!r}"):
+    with pytest.raises(ValueError, match=f"`index` must be in 0..2, got {seed!r}"):
         counted[3][0].predictor(seed)
 
 
@@ -564,7 +564,7 @@ SEARCH = {
         ({"num_sequences": 1}, ValueError, "`num_sequences` must be at least 2, got 1"),
         ({"sequence_length": 0}, ValueError, "`sequence_length` must be at least 1, got 0"),
         ({"predictor": coin(0.2)}, TypeError, "`predictor` must map tokens to log-prob"),
-        ({"task": None}, TypeError, "`task` must have num_tokens and sample"),
+        ({"task": None}, TypeError, "`task` must be a Task with num_tokens, sample"),
         ({"task": dirichlet([1, 1, 1])}, ValueError, "`task` must have .* 2 tokens, got 3"),
         (
             {"predictor": lambda tokens: coin(0.2).predict(tokens), "task": dirichlet([1, 1, 1])},

@@ -9,19 +9,30 @@ from . import exact, figures, hardware
 
 hardware.use_all_cores()
 
-from .methods import METHODS, HardPrefix, LoRA, Prefix, Weights  # noqa: E402
-from .networks import LSTM, Architecture, Transformer  # noqa: E402
+from .methods import METHODS, HardPrefix, LoRA, Method, Prefix, Weights  # noqa: E402
+from .networks import LSTM, Architecture, Reading, Torso, Transformer  # noqa: E402
 from .predictor import Predictor, initialise, load, load_pretrained, save  # noqa: E402
-from .regret import Estimate, cumulative_regret, evaluate, instantaneous_regret  # noqa: E402
+from .regret import (  # noqa: E402
+    Estimate,
+    SequentialPredictor,
+    cumulative_regret,
+    evaluate,
+    instantaneous_regret,
+    kl_to,
+)
 from .states import fit_components  # noqa: E402
 from .tasks import (  # noqa: E402
+    BayesTask,
     CategoricalMixture,
     DirichletCategorical,
+    PromptableTask,
     Sequences,
+    Task,
     coin,
     coin_mixture,
     dirichlet,
     mixture,
+    pytree_method,
     random_coins,
 )
 from .tuning import (  # noqa: E402
@@ -34,6 +45,7 @@ from .tuning import (  # noqa: E402
     Training,
     Tuned,
     pretrain,
+    resume,
     search_hard_prefix,
     tune,
 )
@@ -47,15 +59,22 @@ __all__ = [
     "PRETRAINING",
     "TUNING",
     "Architecture",
+    "BayesTask",
     "CategoricalMixture",
     "DirichletCategorical",
     "Estimate",
     "HardPrefix",
     "HardSearch",
     "LoRA",
+    "Method",
     "Predictor",
     "Prefix",
+    "PromptableTask",
+    "Reading",
     "Sequences",
+    "SequentialPredictor",
+    "Task",
+    "Torso",
     "Training",
     "Transformer",
     "Tuned",
@@ -70,11 +89,14 @@ __all__ = [
     "fit_components",
     "initialise",
     "instantaneous_regret",
+    "kl_to",
     "load",
     "load_pretrained",
     "mixture",
     "pretrain",
+    "pytree_method",
     "random_coins",
+    "resume",
     "save",
     "search_hard_prefix",
     "tune",
