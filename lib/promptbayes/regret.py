@@ -79,19 +79,19 @@ def evaluate(predictor: SequentialPredictor, sequences: Sequences) -> np.ndarray
         >>> evaluate(tasks.coin(0.5).predict, flips).round(3)[0]
         array([0.693, 0.693, 0.693], dtype=float32)
     """
-    tokens, mask = _check(predictor, sequences)
+    tokens, mask, _ = _check(predictor, sequences)
     return _counted(_in_chunks(_evaluate, as_pytree(predictor), tokens), mask)
 
 
 def _check(predictor, sequences):
-    """Tokens [batch, time] and mask (or None) of what a predictor is asked to predict."""
+    """Tokens [batch, time] and mask (or None) that a predictor is asked about; its alphabet."""
     check_is_sequences("sequences", sequences)
     shape = np.shape(sequences.tokens)
     num_tokens = predictor_num_tokens(predictor, shape[1] if len(shape) == 2 else 1)
     tokens, mask = check_sequences("sequences", sequences, num_tokens)
     if not len(tokens):
         raise ValueError("`sequences` must hold at least one sequence, got none.")
-    return jnp.asarray(tokens), mask
+    return jnp.asarray(tokens), mask, num_tokens
 
 
 def _in_chunks(function, numbers, tokens):
@@ -215,8 +215,8 @@ def kl_to(task: BayesTask, predictor: SequentialPredictor, sequences: Sequences)
         >>> kl_to(random_coins(), coin(0.5).predict, flips).mean.round(3)  # (5/3) log 2 - log 3
         array([0.   , 0.057])
     """
-    tokens, mask = _check(predictor, sequences)
-    check_task("task", task, predictor_num_tokens(predictor, tokens.shape[1]), BayesTask)
+    tokens, mask, num_tokens = _check(predictor, sequences)
+    check_task("task", task, num_tokens, BayesTask)
     pair = as_pytree(task.predict), as_pytree(predictor)
     values = _counted(_in_chunks(_divergences, pair, tokens), mask)
     return _estimate(np.cumsum(np.asarray(values, np.float64), axis=-1))
