@@ -135,7 +135,7 @@ def predictor_num_tokens(predictor, length: int) -> int:
     traced = as_pytree(predictor)
     check_pytree("predictor", traced)
     try:
-        hash(jax.tree.structure(traced))
+        hash(None if traced is predictor else predictor)
     except TypeError:
         raise TypeError(
             f"`predictor` must be hashable or a pytree of numbers, got {predictor!r}."
