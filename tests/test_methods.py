@@ -168,6 +168,27 @@ def test_a_soft_prefix_is_taken_as_it_is(small):
     assert Prefix("soft", 4).apply(small, theta).prefix is theta
 
 
+def test_a_prefix_is_tuned_behind_the_prompt(small):
+    """What was there stays to the bit, and the whole predicts as the two in a row."""
+    prompted = small.with_tokens([1, 0, 0])
+    theta = np.random.default_rng(6).normal(size=(2, 2)).astype(np.float32)
+    for kind in ("real", "simplex"):
+        whole = Prefix(kind, 2).apply(prompted, theta).prefix
+        alone = Prefix(kind, 2).apply(small, theta).prefix
+        np.testing.assert_array_equal(whole, np.concatenate([prompted.prefix, alone]))
+    training = Training(num_steps=2, batch_size=4, length=3)
+    tuned = tune(prompted, Prefix("soft", 2), coin(0.2), training, jax.random.key(0)).predictor(0)
+    np.testing.assert_array_equal(tuned.prefix[:3], prompted.prefix)
+    again = tune(tuned, Prefix("soft", 1), coin(0.2), training, jax.random.key(1)).predictor(0)
+    np.testing.assert_array_equal(again.prefix[:5], tuned.prefix)
+    assert again.prefix.shape == (6, small.network.embedding_width)
+    one_hot = Prefix("real", 2).apply(prompted, np.eye(2, dtype=np.float32))
+    # As in test_predictor: the same numbers summed in another order.
+    np.testing.assert_allclose(
+        one_hot(TOKENS), small.with_tokens([1, 0, 0, 0, 1])(TOKENS), atol=roundings(300), rtol=0
+    )
+
+
 # LoRA.
 
 
@@ -462,8 +483,8 @@ def test_methods_are_values():
         ("LSTM", Memory(6.0), TypeError, "`length` of a memory must be an int, got 6.0"),
         ("LSTM", Memory(True), TypeError, "`length` of a memory must be an int, got True"),
         ("LSTM", HardPrefix(6), TypeError, "no gradient; use search_hard_prefix"),
-        ("LSTM", "SoftPT", TypeError, "`method` must be a Prefix, Weights or LoRA, got 'SoftPT'"),
-        ("LSTM", Prefix, TypeError, "`method` must be a Prefix, Weights or LoRA, got .*class"),
+        ("LSTM", "SoftPT", TypeError, "a Method with check, init, apply, got 'SoftPT'"),
+        ("LSTM", Prefix, TypeError, "a Method with .*, got .*, a class; pass an instance"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_tuned_is_refused_before_anything_is_traced(network, method, error, message):
@@ -475,3 +496,66 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_traced(network, meth
 
     with pytest.raises(error, match=message):
         tune(small_predictor(network), method, Untouched(), Training(), jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """A method of one's own: the unembedding's bias."""
+
+    settings: object = ()
+
+    def check(self, base):
+        pass
+
+    def init(self, key, base):
+        return base.params["unembedding"]["bias"]
+
+    def apply(self, base, theta):
+        unembedding = base.params["unembedding"] | {"bias": theta}
+        return base._replace(params=base.params | {"unembedding": unembedding})
+
+
+class NoApply:
+    def check(self, base):
+        pass
+
+    def init(self, key, base):
+        return base.prefix
+
+
+class NoTheta(Bias):
+    def init(self, key, base):
+        return {}
+
+
+class Integers(Bias):
+    def init(self, key, base):
+        return np.arange(2)
+
+
+class NoResult(Bias):
+    def apply(self, base, theta):
+        return None
+
+
+def test_a_method_of_ones_own_tunes_what_it_says(small):
+    training = Training(num_steps=3, batch_size=4, length=3)
+    tuned = tune(small, Bias(), coin(0.2), training, jax.random.key(0)).predictor(0)
+    before, after = named_leaves(small.params), named_leaves(tuned.params)
+    moved = {leaf for leaf in before if not np.array_equal(before[leaf], after[leaf])}
+    assert moved == {"['unembedding']['bias']"}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (NoApply(), "`method` must be a Method .*, which has no apply"),
+        (Bias([1]), r"`method` must be hashable, .*\[1\].*unhashable type: 'list'"),
+        (NoTheta(), "`method` must give theta as float arrays: .*none"),
+        (Integers(), "`method` must give theta as float arrays: .*int"),
+        (NoResult(), "`method` must make a Predictor .*apply gave None"),
+    ],
+)
+def test_half_a_method_is_refused(method, message):
+    with pytest.raises(TypeError, match=message):
+        tune(small_predictor("LSTM"), method, coin(0.2), Training(), jax.random.key(0))

@@ -1,5 +1,6 @@
 """A predictor: what its prefix does, what jit sees of it, and its way to a file and back."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -23,6 +24,7 @@ from promptbayes import (
     initialise,
     load,
     load_pretrained,
+    networks,
     predictor,
     random_coins,
     save,
@@ -362,6 +364,87 @@ def test_what_stops_half_way_leaves_the_old_file(saved, monkeypatch, reason):
         save(path, small_predictor("Transformer"))
     assert_equal(load(path), content)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own(LSTM):
+    """An architecture of one's own, with a field of each kind that a file can hold."""
+
+    scale: float = 0.5
+    start: int = 0
+    bias: bool = True
+    kind: str = "plain"
+    nothing: None = None
+    steps: tuple = (1, (2.5, "x"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forgetful(Own):
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "scale", self.scale + 1)  # made again, it is another
+
+
+def test_an_architecture_of_ones_own_is_saved_and_loaded(tmp_path):
+    path, own = tmp_path / "x", Own(embedding_width=4, width=3, scale=-2.5, start=-1, bias=False)
+    content = initialise(own, jax.random.key(0)).with_tokens([0, 1])
+    save(path, content)
+    again = load(path, architectures=[Own])
+    assert_equal(again, content)
+    assert again.network.steps == (1, (2.5, "x"))
+    np.testing.assert_array_equal(again(TOKENS), content(TOKENS))
+    with pytest.raises(ValueError, match=r"holds no known .* a Own, .* architectures=\[Own\]"):
+        load(path)
+    with pytest.raises(TypeError, match="`architectures` must be subclasses .*, got 'Own'"):
+        load(path, architectures=["Own"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": Own(steps=(np.zeros(2),))}, "could not be loaded: .*ndarray is not JSON"),
+        ({"network": Own(scale=float("nan"))}, "would be loaded as Own"),
+        ({"network": Forgetful(width=8, embedding_width=6)}, "would be loaded as Forgetful"),
+        ({"network": LSTM(width=9)}, "`predictor` has weights of other shapes than LSTM"),
+        ({"prefix": np.zeros((2, 7), "f")}, "`predictor` has weights of other shapes than LSTM"),
+    ],
+)
+def test_save_refuses_what_load_could_not_read(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "x", small_predictor("LSTM")._replace(**changes))
+    assert not list(tmp_path.iterdir())
+
+
+class OneSequence(networks.Torso):
+    """A torso that was tried with one sequence only."""
+
+    def __init__(self, width, rngs):
+        self.width = width
+
+    def start(self):
+        return [jnp.zeros((1, self.width))]
+
+    def read(self, prepared, memory):
+        joined = jnp.concatenate([memory[0][:, None], prepared], axis=1)  # broadcasts nothing
+        sums = jnp.cumsum(joined, axis=1)
+        return networks.Reading(sums[:, 1:], [sums[:, -1]], sums[:, 1:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneOnly(networks.Architecture):
+    layers: object = None
+
+    def torso(self, rngs):
+        return OneSequence(self.embedding_width, rngs)
+
+
+def test_a_torso_that_breaks_its_contract_is_refused_at_once():
+    with pytest.raises(
+        ValueError, match="`architecture`: OneOnly cannot read tokens .*see `Torso`"
+    ):
+        initialise(OneOnly(embedding_width=4), jax.random.key(0))
+    with pytest.raises(TypeError, match="`architecture` must be hashable, .* unhashable type"):
+        initialise(OneOnly(layers=[1]), jax.random.key(0))
 
 
 def test_save_refuses_what_it_cannot_write(tmp_path):

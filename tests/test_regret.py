@@ -14,6 +14,7 @@ from promptbayes import (
     evaluate,
     exact,
     instantaneous_regret,
+    kl_to,
     random_coins,
     regret,
 )
@@ -64,7 +65,7 @@ def test_estimates_are_means_and_standard_errors_over_sequences():
     seeds, batch, time = 4, 7, 5
     sequences = random_coins().sample(jax.random.key(3), batch, time)
     losses = rng.normal(size=(seeds, batch, time))
-    tokens, log_source = (np.asarray(field) for field in sequences)
+    tokens, log_source = np.asarray(sequences.tokens), np.asarray(sequences.log_source)
     excess = np.array(
         [
             [
@@ -149,6 +150,81 @@ def test_evaluation_compiles_once_whatever_the_numbers_are():
     assert regret._evaluate._cache_size() == 2
 
 
+def test_a_plain_predictor_compiles_once_for_each_object():
+    class Fair:
+        def predict(self, tokens):
+            return jnp.full((*tokens.shape, 2), jnp.log(0.5))
+
+    regret._evaluate.clear_cache()
+    one, other = Fair(), Fair()
+    for fair in (one, one, other):
+        evaluate(fair.predict, FLIPS)
+    assert regret._evaluate._cache_size() == 2
+
+
+def test_what_the_mask_leaves_out_has_no_regret():
+    sequences = coin_mixture([0.2, 0.8]).sample(jax.random.key(7), 70, 5)
+    mask = np.random.default_rng(7).integers(0, 2, (70, 5))
+    masked = sequences._replace(mask=mask)
+    losses = evaluate(random_coins().predict, sequences)
+    np.testing.assert_array_equal(evaluate(random_coins().predict, masked), losses * mask)
+    source = np.take_along_axis(
+        np.asarray(sequences.log_source), np.asarray(sequences.tokens)[..., None], axis=-1
+    )[..., 0]
+    excess = (losses.astype(float) + source) * mask
+    # Whether the losses were masked before or not; 70 sums in float64.
+    for given in (losses, losses * mask):
+        tolerance = {"atol": roundings(100, np.float64), "rtol": 0}
+        step, total = instantaneous_regret(given, masked), cumulative_regret(given, masked)
+        np.testing.assert_allclose(step.mean, excess.mean(axis=0), **tolerance)
+        np.testing.assert_allclose(total.mean, excess.cumsum(axis=1).mean(axis=0), **tolerance)
+
+
+@pytest.mark.parametrize("name", ["random coins", "two-coin mixture", "three tokens"])
+def test_kl_between_bayes_predictors_is_the_exact_divergence(name):
+    source, predictor, length = SOURCES[name], PREDICTORS[name], 20
+    estimate = kl_to(source, predictor.predict, source.sample(jax.random.key(8), 2048, length))
+    for n in (1, 5, 20):
+        exactly = exact.kl_divergence(source, predictor, n)
+        # At n = 1 there is no context, so no chance: a difference of float32 logarithms below 8.
+        rounding = n * 8 * roundings(10)
+        error = abs(estimate.mean[n - 1] - exactly)
+        assert error < 4 * estimate.standard_error[n - 1] + rounding
+    assert estimate.mean[-1] > 0.01  # there was something to measure
+    # A fraction of the noise of the log-ratio of what came.
+    sequences = source.sample(jax.random.key(8), 2048, length)
+    came = evaluate(predictor.predict, sequences) - evaluate(source.predict, sequences)
+    assert estimate.standard_error[-1] < came.sum(axis=1).std() / np.sqrt(2048) / 1.5
+
+
+def test_kl_of_a_network_is_the_sum_written_out(small):
+    sequences = random_coins().sample(jax.random.key(9), 70, 4)
+    mask = np.random.default_rng(8).integers(0, 2, (70, 4))
+    log_xi = np.asarray(random_coins().predict(sequences.tokens), float)
+    log_pi = np.asarray(small(sequences.tokens), float)
+    terms = (np.exp(log_xi) * (log_xi - log_pi)).sum(-1)
+    for counted, given in ((terms, sequences), (terms * mask, sequences._replace(mask=mask))):
+        estimate, total = kl_to(random_coins(), small, given), counted.cumsum(axis=1)
+        error = total.std(axis=0, ddof=1) / np.sqrt(70)
+        # The same network on batches of another size.
+        np.testing.assert_allclose(estimate.mean, total.mean(axis=0), atol=roundings(300), rtol=0)
+        np.testing.assert_allclose(estimate.standard_error, error, atol=roundings(300), rtol=0)
+
+
+def test_kl_is_zero_to_oneself_and_infinite_to_what_excludes_the_possible():
+    flips = coin(1.0).sample(jax.random.key(10), 3, 4)
+    assert kl_to(coin(1.0), coin(1.0).predict, flips).mean.tolist() == [0.0] * 4
+    flips = coin(0.5).sample(jax.random.key(10), 3, 4)
+    assert kl_to(coin(0.5), coin(1.0).predict, flips).mean[0] == np.inf
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, tokens):
+        raise AssertionError("the check comes too late")
+
+
 FLIPS = Sequences(np.zeros((2, 3), int), np.zeros((2, 3, 2)))
 
 
@@ -165,22 +241,22 @@ FLIPS = Sequences(np.zeros((2, 3), int), np.zeros((2, 3, 2)))
         (
             lambda: evaluate(coin(0.2).predict, Sequences(np.full((1, 2), 2), None)),
             ValueError,
-            "`tokens` must be between 0 and 1, got values from 2 to 2",
+            "`sequences.tokens` must be between 0 and 1, got values from 2 to 2",
         ),
         (
             lambda: evaluate(lambda x: coin(0.2).predict(x), Sequences([[0, -1]], None)),
             ValueError,
-            "`tokens` must be between 0 and 1, got values from -1 to 0",
+            "`sequences.tokens` must be between 0 and 1, got values from -1 to 0",
         ),
         (
             lambda: evaluate(small_predictor("LSTM"), dirichlet([1, 1, 9]).sample(KEY, 9, 9)),
             ValueError,
-            "`tokens` must be between 0 and 1, got values from 0 to 2",
+            "`sequences.tokens` must be between 0 and 1, got values from 0 to 2",
         ),
         (
             lambda: evaluate(coin(0.2).predict, Sequences([0, 1], None)),
             ValueError,
-            r"`tokens` must be \[batch, time\], got shape \(2,\)",
+            r"`sequences.tokens` must be \[batch, time\], got shape \(2,\)",
         ),
         (
             lambda: evaluate(coin(0.2).predict, Sequences(np.zeros((0, 3), int), None)),
@@ -191,6 +267,31 @@ FLIPS = Sequences(np.zeros((2, 3), int), np.zeros((2, 3, 2)))
             lambda: evaluate(lambda tokens: jnp.zeros((*tokens.shape[:1], 2)), FLIPS),
             ValueError,
             r"`predictor` must give log-probabilities \[batch, time, token\]",
+        ),
+        (
+            lambda: kl_to(FLIPS, coin(0.2).predict, FLIPS),
+            TypeError,
+            "`task` must be a BayesTask with num_tokens, sample, predict, got",
+        ),
+        (
+            lambda: kl_to(dirichlet([1, 1, 1]), coin(0.2).predict, FLIPS),
+            ValueError,
+            "`task` must have the predictor's alphabet of 2 tokens, got 3",
+        ),
+        (
+            lambda: evaluate(coin(0.2).predict, FLIPS._replace(mask=np.ones((3, 2)))),
+            ValueError,
+            r"`sequences` must have a mask of 0 and 1 in the shape .* \(2, 3\), got shape \(3, 2\)",
+        ),
+        (
+            lambda: cumulative_regret(np.zeros((2, 3)), FLIPS._replace(log_source=None)),
+            TypeError,
+            "`sequences` must have a log_source",
+        ),
+        (
+            lambda: evaluate(Unhashable(), FLIPS),
+            TypeError,
+            "`predictor` must be hashable or a pytree of numbers",
         ),
         (
             lambda: cumulative_regret(np.zeros((2, 4)), FLIPS),

@@ -3,11 +3,13 @@
 from contextlib import nullcontext
 from itertools import product
 from math import lgamma
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from promptbayes import tasks
 from promptbayes.tasks import (
     CategoricalMixture,
     DirichletCategorical,
@@ -462,3 +464,50 @@ def test_the_classes_accept_anything():
     """They cross jit as tracers and as jax's own placeholders."""
     assert DirichletCategorical(None).alpha is None
     assert jax.tree.structure(CategoricalMixture(0, 0)).num_leaves == 2
+
+
+# Contracts.
+
+
+class Bent(NamedTuple):
+    """A coin as one would write it oneself."""
+
+    heads: object
+    num_tokens = 2
+
+    def sample(self, key, num_sequences, length):
+        heads = jax.random.bernoulli(key, self.heads, (num_sequences, length))
+        return tasks.Sequences(heads.astype(jnp.int32), None)
+
+    @tasks.pytree_method
+    def predict(self, tokens):
+        p = jnp.array([1 - self.heads, self.heads])
+        return jnp.broadcast_to(jnp.log(p), (*jnp.shape(tokens), 2))
+
+
+@pytest.mark.parametrize("kind", [Bent, tasks.coin])
+def test_a_predict_taken_from_its_task_carries_the_tasks_numbers(kind):
+    traces = []
+
+    @jax.jit
+    def call(predict, tokens):
+        traces.append(1)
+        return predict(tokens)
+
+    tokens = np.array([[0, 1, 1]])
+    for heads in (0.25, 0.5):
+        expected = np.log([[1 - heads, heads]] * 3)
+        for predict in (kind(heads).predict, jax.tree.map(jnp.asarray, kind(heads).predict)):
+            np.testing.assert_allclose(predict(tokens)[0], expected, atol=FLOAT32)
+        np.testing.assert_allclose(call(kind(heads).predict, tokens)[0], expected, atol=FLOAT32)
+    assert traces == [1]
+    assert type(kind(0.5)).predict.__name__ == "predict"
+
+
+def test_a_contract_names_what_is_missing():
+    tasks.check_task("task", coin(0.2), 2, tasks.PromptableTask)
+    tasks.check_task("task", Bent(0.2), 2, tasks.BayesTask)
+    with pytest.raises(TypeError, match="a PromptableTask with .*, which has no posterior"):
+        tasks.check_task("task", Bent(0.2), 2, tasks.PromptableTask)
+    with pytest.raises(ValueError, match="`task` must have the predictor's alphabet of 3 tokens"):
+        tasks.check_task("task", Bent(0.2), 3)

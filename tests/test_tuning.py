@@ -42,6 +42,7 @@ from promptbayes import (
     initialise,
     pretrain,
     random_coins,
+    resume,
     search_hard_prefix,
     tune,
     tuning,
@@ -500,6 +501,141 @@ def test_tuned_predictors_are_evaluated_side_by_side(counted):
         np.testing.assert_array_equal(losses[seed], evaluate(done.predictor(seed), sequences))
 
 
+# Hooks, pieces of a run, masks.
+
+
+def assert_same_bits(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("a_call", [1, 2, 50])
+def test_a_run_in_pieces_is_one_run_to_the_bit(counted, monkeypatch, a_call):
+    monkeypatch.setattr(tuning, "_STEPS_A_CALL", a_call)
+    whole = counted[3][0]  # four steps, one a call
+    first = tune(
+        small_predictor("LSTM"), Prefix("soft", 2), CountedCoin(np.float32(0.3)),
+        Training(**(SHORT | {"num_steps": 1})), KEYS_10[:3], progress=False,
+    )  # fmt: skip
+    assert first.losses.shape == (3, 1)
+    done = resume(resume(first, 2, progress=False), 1, progress=False)
+    assert_same_bits(done.losses, whole.losses)
+    assert_same_bits(done.theta, whole.theta)
+    assert_same_bits(done.state.moments, whole.state.moments)
+    assert np.any(whole.theta != first.theta)
+
+
+def test_pretraining_goes_on_too():
+    training = Training(num_steps=4, batch_size=4, length=3)
+    run = [NETWORKS["Transformer"], random_coins(), training, KEYS_10[0]]
+    whole = pretrain(*run, progress=False)
+    run[2] = Training(num_steps=3, batch_size=4, length=3)
+    done = resume(pretrain(*run, progress=False), 1, progress=False)
+    assert_same_bits(done.predictor(0), whole.predictor(0))
+    assert_same_bits(done.losses, whole.losses)
+
+
+def test_the_hook_sees_the_run_on_its_way_and_changes_nothing(counted):
+    whole, seen = counted[3][0], []
+    arguments = small_predictor("LSTM"), Prefix("soft", 2), CountedCoin(np.float32(0.3))
+    compiled = tuning._advance._cache_size()
+    watched = tune(
+        *arguments, Training(**SHORT), KEYS_10[:3], progress=False,
+        hook=lambda step, tuned: seen.append((step, tuned)), hook_steps=[4, 0, 3],
+    )  # fmt: skip
+    assert tuning._advance._cache_size() == compiled
+    assert_same_bits(watched.theta, whole.theta)
+    assert [step for step, _ in seen] == [0, 3, 4]
+    (_, start), (_, third), (_, end) = seen
+    assert start.losses.shape == (3, 0)
+    init = [Prefix("soft", 2).init(jax.random.split(key)[0], whole.base) for key in KEYS_10[:3]]
+    assert_same_bits(start.theta, np.stack(init))
+    assert_same_bits(third.losses, whole.losses[:, :3])
+    assert_same_bits(end.theta, whole.theta)
+    # A snapshot is a run that can go on; its hook is called where it would have been.
+    later = []
+    for snapshot in (start, third):
+        done = resume(
+            snapshot, 4 - snapshot.losses.shape[1], progress=False,
+            hook=lambda step, tuned: later.append(step), hook_steps=range(1, 5),
+        )  # fmt: skip
+        assert_same_bits(done.theta, whole.theta)
+    assert later == [1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"hook": print}, ValueError, "`hook` and `hook_steps` go together"),
+        ({"hook_steps": [1]}, ValueError, "`hook` and `hook_steps` go together, got None"),
+        ({"hook": "print", "hook_steps": [1]}, ValueError, "`hook` and .* together, got 'print'"),
+        ({"hook": print, "hook_steps": [8]}, ValueError, r"`hook_steps` .* 0..7, got 8"),
+        ({"hook": print, "hook_steps": [0.5]}, ValueError, r"`hook_steps` .* 0..7, got 0.5"),
+        ({"num_steps": 0}, ValueError, "`num_steps` must be at least 1, got 0"),
+        ({"num_steps": 2.0}, TypeError, "`num_steps` must be an int, got 2.0"),
+        ({"tuned": None}, TypeError, "`tuned` must be a Tuned, got NoneType"),
+    ],
+)
+def test_what_cannot_go_on_is_refused(counted, changes, error, message):
+    with pytest.raises(error, match=message):
+        resume(**({"tuned": counted[3][0], "num_steps": 3} | changes))
+
+
+class Masked(NamedTuple):
+    """Given sequences of which some tokens count."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    num_tokens = 2
+
+    def sample(self, key, num_sequences, length):
+        return Sequences(jnp.asarray(self.tokens), None, jax.tree.map(jnp.asarray, self.mask))
+
+
+RNG = np.random.default_rng(5)
+SOME = Masked(RNG.integers(0, 2, (8, 4)).astype(np.int32), RNG.integers(0, 2, (8, 4)))
+
+
+def test_only_what_the_mask_counts_is_in_the_loss(small, monkeypatch):
+    """Whatever the micro-batches."""
+    monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: 2)
+    assert 0 < SOME.mask.sum() < SOME.mask.size
+    training = Training(num_steps=1, batch_size=8, length=4)
+    done = tune(small, Weights(("embedding",)), SOME, training, KEYS_10[0], progress=False)
+    came = np.take_along_axis(np.asarray(small(SOME.tokens)), SOME.tokens[..., None], axis=-1)
+    expected = -(came[..., 0] * SOME.mask).sum() / 8
+    np.testing.assert_allclose(done.losses, [[expected]], atol=roundings(100), rtol=0)
+    assert abs(expected + came.sum() / 8) > 0.1  # without the mask it would be another number
+    evaluated = evaluate(small, SOME.sample(None, 8, 4))
+    np.testing.assert_allclose(evaluated.sum() / 8, expected, atol=roundings(100), rtol=0)
+
+
+def test_a_mask_of_zeros_moves_nothing_and_one_of_ones_is_none():
+    base, method = small_predictor("LSTM"), Prefix("soft", 2)
+    training = Training(num_steps=2, batch_size=8, length=4)
+
+    def thetas(mask):
+        task = SOME._replace(mask=mask)
+        return tune(base, method, task, training, KEYS_10[0], progress=False).theta
+
+    start = method.init(jax.random.split(KEYS_10[0])[0], base)
+    np.testing.assert_array_equal(thetas(np.zeros((8, 4)))[0], start)
+    ones, none = thetas(np.ones((8, 4))), thetas(None)
+    # Two steps of Adam, as in repetitions together and alone.
+    np.testing.assert_allclose(ones, none, atol=roundings(1000))
+    assert np.any(none[0] != start)
+
+
+def test_the_search_scores_what_the_mask_counts():
+    found = search_hard_prefix(
+        random_coins().predict, SOME, 1, key=KEYS_10[0], num_sequences=8, sequence_length=4
+    )
+    for prompt, loss in zip(found.tokens, found.loss):
+        prompted = np.hstack([np.tile(prompt, (8, 1)), SOME.tokens])
+        losses = evaluate(random_coins().predict, Sequences(prompted, None))[:, 1:]
+        np.testing.assert_allclose(loss, (losses * SOME.mask).sum() / 8, rtol=roundings(20))
+
+
 # Settings and what they refuse.
 
 
@@ -555,13 +691,82 @@ class Silent:
         raise AssertionError("the check comes too late")
 
 
+EIGHT = Training(num_steps=1, batch_size=8, length=4)
+
+
+class Plain:
+    """A task that is no pytree."""
+
+    num_tokens = 2
+
+    def sample(self, key, num_sequences, length):
+        raise AssertionError("the check comes too late")
+
+
+class Draws(NamedTuple):
+    """A task that draws whatever it was told to."""
+
+    number: float = 0.0
+    num_tokens = 2
+
+    def sample(self, key, num_sequences, length):
+        return jnp.full((num_sequences, length), self.number, jnp.int32)
+
+
+class DrawsOne(Draws):
+    def sample(self, key, num_sequences, length):
+        return Sequences(super().sample(key, num_sequences, length), None)
+
+
+class DrawsFewer(Draws):
+    def sample(self, key, num_sequences, length):
+        return Sequences(super().sample(key, num_sequences, length - 1), None)
+
+
+class DrawsFloats(Draws):
+    def sample(self, key, num_sequences, length):
+        return Sequences(jnp.zeros((num_sequences, length)), None)
+
+
+class TracedAlphabet(NamedTuple):
+    num_tokens: float = 2.0
+    sample = Draws.sample
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        (
+            {"task": Plain()},
+            TypeError,
+            "`task` must be a pytree .*register_dataclass.* with a Plain",
+        ),
+        ({"task": Draws("heads")}, TypeError, "`task` must be a pytree .* with a str at .number"),
+        ({"task": Draws}, TypeError, "`task` must be a Task with .*, a class; pass an instance"),
+        ({"task": TracedAlphabet()}, TypeError, "`task` must have an int as num_tokens, got 2.0"),
+        ({"task": Draws()}, TypeError, "`task.sample.*` must be Sequences.*, got .*Array|Tracer"),
+        (
+            {"task": DrawsOne(2)},
+            ValueError,
+            "`task.sample.tokens` must be between 0 and 1, got .*2",
+        ),
+        ({"task": DrawsOne(-1)}, ValueError, "`task.sample.tokens` must be between 0 and 1"),
+        ({"task": DrawsFewer()}, ValueError, r"`task.sample` must give .* \(256, 50\), got .*49"),
+        ({"task": DrawsFloats()}, TypeError, "`task.sample.tokens` must be integers, got .*float"),
+        (
+            {"task": SOME._replace(mask=SOME.mask[:, 1:]), "training": EIGHT},
+            ValueError,
+            r"`task.sample` must have a mask of 0 and 1 in the shape .* \(8, 4\), got .* \(8, 3\)",
+        ),
+        (
+            {"task": SOME._replace(mask=SOME.mask / 2), "training": EIGHT},
+            ValueError,
+            "`task.sample` must have a mask of 0 and 1 .* 0.5",
+        ),
         ({"base": NETWORKS["LSTM"]}, TypeError, "`base` must be a Predictor, got LSTM"),
         ({"base": coin(0.2)}, TypeError, "`base` must be a Predictor, got CategoricalMixture"),
-        ({"task": None}, TypeError, "`task` must have num_tokens and sample.*, got None"),
-        ({"task": Silent()}, TypeError, "`task` must have num_tokens and sample"),
+        ({"task": None}, TypeError, "`task` must be a Task with num_tokens, sample, got None"),
+        ({"task": Silent()}, TypeError, "`task` must be a Task with num_tokens, sample"),
         ({"task": dirichlet([1, 1, 1])}, ValueError, "`task` must have .* 2 tokens, got 3"),
         ({"training": {"num_steps": 3}}, TypeError, "`training` must be a Training, got {"),
         ({"keys": 0}, TypeError, "`keys` must be jax random keys such as .*, got 0"),
@@ -590,7 +795,7 @@ def test_what_cannot_be_run_is_refused(changes, error, message):
 
 
 def test_pretrain_refuses_what_is_no_architecture():
-    with pytest.raises(TypeError, match="`architecture` must be an Architecture, got Predictor"):
+    with pytest.raises(TypeError, match="`architecture` must be an Architecture .*, got Predictor"):
         pretrain(small_predictor("LSTM"), coin(0.2), LIVE, jax.random.key(0))
     with pytest.raises(ValueError, match="`task` must have .* 2 tokens, got 3"):
         pretrain(NETWORKS["LSTM"], dirichlet([1, 1, 1]), LIVE, jax.random.key(0))
@@ -598,7 +803,7 @@ def test_pretrain_refuses_what_is_no_architecture():
 
 @pytest.mark.parametrize("seed", [3, -1, 0.5, "0"])
 def test_there_are_only_so_many_repetitions(seed, counted):
-    with pytest.raises(ValueError, match=f"`seed` must be in 0..2, got {seed!r}"):
+    with pytest.raises(ValueError, match=f"`index` must be in 0..2, got {seed!r}"):
         counted[3][0].predictor(seed)
 
 
@@ -738,7 +943,7 @@ SEARCH = {
         ({"num_sequences": 1}, ValueError, "`num_sequences` must be at least 2, got 1"),
         ({"sequence_length": 0}, ValueError, "`sequence_length` must be at least 1, got 0"),
         ({"predictor": coin(0.2)}, TypeError, "`predictor` must map tokens to log-prob"),
-        ({"task": None}, TypeError, "`task` must have num_tokens and sample"),
+        ({"task": None}, TypeError, "`task` must be a Task with num_tokens, sample"),
         ({"task": dirichlet([1, 1, 1])}, ValueError, "`task` must have .* 2 tokens, got 3"),
         (
             {"predictor": lambda tokens: coin(0.2).predict(tokens), "task": dirichlet([1, 1, 1])},

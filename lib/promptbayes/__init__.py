@@ -9,21 +9,32 @@ from . import exact, figures, hardware
 
 hardware.use_all_cores()
 
-from .methods import METHODS, HardPrefix, LoRA, Memory, Prefix, Weights  # noqa: E402
-from .networks import LSTM, Architecture, Transformer  # noqa: E402
+from .methods import METHODS, HardPrefix, LoRA, Memory, Method, Prefix, Weights  # noqa: E402
+from .networks import LSTM, Architecture, Reading, Torso, Transformer  # noqa: E402
 from .predictor import Predictor, initialise, load, load_pretrained, save  # noqa: E402
-from .regret import Estimate, cumulative_regret, evaluate, instantaneous_regret  # noqa: E402
+from .regret import (  # noqa: E402
+    Estimate,
+    SequentialPredictor,
+    cumulative_regret,
+    evaluate,
+    instantaneous_regret,
+    kl_to,
+)
 from .states import fit_components  # noqa: E402
 from .tasks import (  # noqa: E402
+    BayesTask,
     CategoricalMixture,
     DirichletCategorical,
     ExchangeableTask,
+    PromptableTask,
     Sequences,
+    Task,
     coin,
     coin_mixture,
     die,
     dirichlet,
     mixture,
+    pytree_method,
     random_coins,
 )
 from .tuning import (  # noqa: E402
@@ -36,6 +47,7 @@ from .tuning import (  # noqa: E402
     Training,
     Tuned,
     pretrain,
+    resume,
     search_hard_prefix,
     tune,
 )
@@ -49,6 +61,7 @@ __all__ = [
     "PRETRAINING",
     "TUNING",
     "Architecture",
+    "BayesTask",
     "CategoricalMixture",
     "DirichletCategorical",
     "Estimate",
@@ -57,9 +70,15 @@ __all__ = [
     "HardSearch",
     "LoRA",
     "Memory",
+    "Method",
     "Predictor",
     "Prefix",
+    "PromptableTask",
+    "Reading",
     "Sequences",
+    "SequentialPredictor",
+    "Task",
+    "Torso",
     "Training",
     "Transformer",
     "Tuned",
@@ -75,11 +94,14 @@ __all__ = [
     "fit_components",
     "initialise",
     "instantaneous_regret",
+    "kl_to",
     "load",
     "load_pretrained",
     "mixture",
     "pretrain",
+    "pytree_method",
     "random_coins",
+    "resume",
     "save",
     "search_hard_prefix",
     "tune",

@@ -79,9 +79,10 @@ def sum_over_micro_batches(function, shared, batch, size):
     """`function(shared, micro_batch)`, summed over micro-batches of `size`; differentiable.
 
     Each micro-batch is differentiated while its activations are in the cache. Gradients are
-    computed for those numbers in `shared` alone that the caller differentiates; none for `batch`.
+    computed for those numbers in `shared` alone that the caller differentiates; none for `batch`,
+    a pytree of arrays [batch, ...].
     """
-    micro_batches = batch.reshape(-1, size, *batch.shape[1:])
+    micro_batches = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
     return _sum_over(function, shared, micro_batches)
 
 
@@ -91,7 +92,7 @@ def _sum_over(function, shared, micro_batches):
 
 
 def _sum_over_forward(function, shared, micro_batches):
-    leaves, tree = jax.tree.flatten(shared, is_leaf=lambda x: hasattr(x, "perturbed"))
+    leaves, tree = jax.tree.flatten(shared, is_leaf=_is_argument)
     free = {i: leaf.value for i, leaf in enumerate(leaves) if leaf.perturbed}
 
     def of_free(free, micro_batch):
@@ -102,10 +103,15 @@ def _sum_over_forward(function, shared, micro_batches):
         one = jax.value_and_grad(of_free)(free, micro_batch)
         return jax.tree.map(jnp.add, total, one), None
 
+    values = jax.tree.map(lambda leaf: leaf.value, micro_batches, is_leaf=_is_argument)
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, free)
-    total, gradient = lax.scan(add, zero, micro_batches.value)[0]
+    total, gradient = lax.scan(add, zero, values)[0]
     gradients = [gradient.get(i) for i in range(len(leaves))]
     return total, jax.tree.unflatten(tree, gradients)
+
+
+def _is_argument(x) -> bool:
+    return hasattr(x, "perturbed")  # how jax hands a leaf to the forward rule: value, perturbed
 
 
 def _sum_over_backward(function, gradient, cotangent):

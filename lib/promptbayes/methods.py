@@ -1,21 +1,65 @@
 """What is tuned: the paper's nine methods and `Memory`, each an `init` and an `apply` over theta.
 
 `init(key, base)` gives theta: the tuned numbers, nothing else. `apply(base, theta)` gives the tuned
-predictor. The loop in `tuning` differentiates, clips and carries theta alone.
+predictor. The loop in `tuning` differentiates, clips and carries theta alone. A method of one's own
+has the three functions of `Method`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from . import networks
 from .predictor import Predictor, no_prefix
+from .tasks import check_contract
 
 KINDS = ("simplex", "real", "soft")
 PARTS = ("embedding", "torso", "unembedding")
 _LORA_KERNELS = ("query", "key", "value", "out")
+
+
+class Method(Protocol):
+    """What `tune` tunes. It holds settings, no numbers; theta holds the numbers.
+
+    It must be hashable, for jit takes it as static: a frozen dataclass of plain values is, and as
+    two equal ones are the same to jit, building it anew does not compile anew.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Bias:  # tunes the bias of the unembedding
+        ...     def check(self, base):
+        ...         pass
+        ...
+        ...     def init(self, key, base):
+        ...         return base.params["unembedding"]["bias"]
+        ...
+        ...     def apply(self, base, theta):
+        ...         unembedding = base.params["unembedding"] | {"bias": theta}
+        ...         return base._replace(params=base.params | {"unembedding": unembedding})
+        >>> method: Method = Bias()
+        >>> hash(method) == hash(Bias())
+        True
+    """
+
+    def check(self, base: Predictor, /) -> None:
+        """Raise ValueError or TypeError if this predictor cannot be tuned so; called first."""
+        ...
+
+    def init(self, key: jax.Array, base: Predictor, /) -> Any:
+        """Where tuning starts: theta of one repetition, a pytree of float arrays.
+
+        `key` is one jax random key and is traced: all repetitions start in one `jax.vmap`.
+        """
+        ...
+
+    def apply(self, base: Predictor, theta: Any, /) -> Predictor:
+        """The tuned predictor for one theta: pure, traced, differentiated with respect to theta.
+
+        The result has the base's network. What it takes from the base stays frozen.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +75,8 @@ class Prefix:
 
     `simplex` and `real` prefixes live in token space and go through the base's own embedding,
     simplex rows through a softmax first; `soft` prefixes live in embedding space. All start from
-    random one-hot vectors (for `simplex`: logits).
+    random one-hot vectors (for `simplex`: logits). On a base that has a prefix, a prompt say, they
+    stand behind it, and that prefix stays as it is.
 
     Reference:
         Section 3: S = Delta A, R^|A| and the embedding space (Lester et al., 2021).
@@ -59,10 +104,13 @@ class Prefix:
         return jax.nn.one_hot(jax.random.randint(key, (self.length,), 0, width), width)
 
     def apply(self, base: Predictor, theta: jax.Array) -> Predictor:
-        """The base with theta as its prefix."""
+        """The base with theta [prefix, token or width] as its prefix, or behind the one it has."""
         if self.kind == "simplex":
             theta = jax.nn.softmax(theta)
-        return base._replace(prefix=theta if self.kind == "soft" else base.embed(theta))
+        prefix = theta if self.kind == "soft" else base.embed(theta)
+        if len(base.prefix):
+            prefix = jnp.concatenate([base.prefix, prefix])
+        return base._replace(prefix=prefix)
 
 
 @dataclass(frozen=True)
@@ -244,3 +292,34 @@ METHODS = {
     "LoRAWT": LoRA(4),
     "Memory": Memory(6),  # not the paper's
 }
+
+
+def check_method(method, base: Predictor) -> None:
+    """Raise unless this is a `Method` that can tune the base."""
+    if isinstance(method, HardPrefix):
+        raise TypeError("`method`: hard prompts have no gradient; use search_hard_prefix.")
+    check_contract("method", method, Method)
+    method.check(base)
+    try:
+        hash(method)
+    except TypeError as error:
+        raise TypeError(
+            f"`method` must be hashable, such as a frozen dataclass of plain values, got {method!r}"
+            f": {error}."
+        ) from None
+
+
+def check_theta(method: Method, base: Predictor, theta) -> None:
+    """Raise unless theta, [seed, ...], can be tuned and the method makes a predictor of it."""
+    kinds = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(theta)}
+    if not kinds or not all(kind.startswith("float") for kind in kinds):
+        raise TypeError(
+            f"`method` must give theta as float arrays: {method!r}.init gave {kinds or 'none'}."
+        )
+    one = jax.tree.map(lambda x: x[0], theta)
+    tuned = jax.eval_shape(method.apply, base, one)
+    if not isinstance(tuned, Predictor) or tuned.network != base.network:
+        raise TypeError(
+            f"`method` must make a Predictor with the base's network, but {method!r}.apply gave "
+            f"{tuned!r}."
+        )

@@ -102,12 +102,43 @@ class Torso(nnx.Module):
 
     What a vector undergoes by itself (`prepare`) is the same wherever the same token stands at the
     same step, and is computed once for a whole batch; where vectors meet (`read`) it is not.
+
+    A torso of one's own sets `width` in `__init__(..., rngs)`, keeps lists of modules in
+    `nnx.data([...])`, and defines `start` and `read` (`prepare` if that saves work), so that
+
+    - the memory is a list of pytrees of arrays. All arrays from `start` have a leading axis of 1.
+      The empty context and the prefix are read as a batch of 1, and the memory that they leave is
+      given to content of any batch: `read` broadcasts it.
+    - outputs and states at a step depend on the memory and on vectors up to that step alone.
+    - `read` takes no vectors at all, time 0, and returns outputs and states of time 0: of a
+      sequence of one token nothing is read, for the last token is only predicted.
+    - `prepare` is given every token at every step of the content, [token, time, width], and what it
+      returns, leaves [token, time, ...], reaches `read` as [batch, time, ...]. So it mixes neither
+      tokens nor steps. It may use the step, and from the memory how much was read before.
+
+    Example:
+        >>> class Sum(Torso):  # remembers the sum of what it has read
+        ...     def __init__(self, width, rngs):
+        ...         self.width = width
+        ...         self.mix = nnx.Linear(width, width, rngs=rngs)
+        ...
+        ...     def start(self):
+        ...         return [jnp.zeros((1, self.width))]
+        ...
+        ...     def read(self, prepared, memory):
+        ...         sums = memory[0][:, None] + jnp.cumsum(self.mix(prepared), axis=1)
+        ...         last = jnp.broadcast_to(memory[0], (len(sums), self.width))
+        ...         after = jnp.concatenate([last[:, None], sums], axis=1)[:, -1]
+        ...         return Reading(jnp.tanh(sums), [after], sums)
+        >>> torso = Sum(4, nnx.Rngs(0))
+        >>> torso(jnp.ones((3, 0, 4)), torso.start()).outputs.shape
+        (3, 0, 4)
     """
 
     width: int  # of the outputs
 
     def start(self) -> Memory:
-        """What the memory holds before anything is read."""
+        """What the memory holds before anything is read; leading axes of 1."""
         raise NotImplementedError(f"{type(self).__name__} must define start().")
 
     def prepare(self, x_BxTxD: jax.Array, memory: Memory) -> Any:
@@ -383,9 +414,17 @@ def sinusoids(length: int, width: int) -> jax.Array:
 class Architecture:
     """What a network is made of, without its numbers: hashable, compared by value.
 
-    A network of your own is a subclass with a `torso`: a `Torso` with a `width`, a `start()` and a
-    `read(vectors, memory) -> Reading`. To be tuned it needs `floats_per_token` as well; what
-    `Memory` tunes of it, its `free` and `carry` may say.
+    A network of one's own is a subclass, a frozen and keyword-only dataclass with a `torso` (see
+    `Torso`) and, to be tuned, `floats_per_token`. Its fields are ints, floats, bools, strings, None
+    or tuples of these, so that `save` can write them and `load(path, architectures=[...])` read
+    them; what values they may have is for its own `__post_init__` to say.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Short(LSTM):  # an LSTM whose outputs are scaled
+        ...     scale: float = 0.5
+        >>> Short(width=8, scale=2.0).scale
+        2.0
     """
 
     num_tokens: int = 2
@@ -395,8 +434,12 @@ class Architecture:
         jax.tree_util.register_static(cls)  # to jit and vmap it is structure, not numbers
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            least = 2 if name == "num_tokens" else 1
+        self.check_sizes("num_tokens", "embedding_width")
+
+    def check_sizes(self, *names: str) -> None:
+        """Raise unless these fields are ints of at least 1, `num_tokens` of at least 2."""
+        for name in names:
+            value, least = getattr(self, name), 2 if name == "num_tokens" else 1
             if type(value) is not int:  # True is an int to isinstance
                 raise TypeError(f"`{name}` must be an int, got {value!r}.")
             if value < least:
@@ -424,6 +467,10 @@ class LSTM(Architecture):
     width: int = 128
     num_layers: int = 1
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_sizes("width", "num_layers")
+
     def torso(self, rngs: nnx.Rngs) -> LSTMTorso:
         """Cells over `num_layers` layers."""
         return LSTMTorso(self.embedding_width, self.width, self.num_layers, rngs)
@@ -449,6 +496,7 @@ class Transformer(Architecture):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_sizes("num_layers", "num_heads", "mlp_width")
         if self.embedding_width % self.num_heads:
             raise ValueError(
                 f"`num_heads` must divide `embedding_width`, got {self.num_heads} heads "

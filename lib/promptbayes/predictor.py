@@ -5,8 +5,10 @@ weights. A memory may stand for the empty context, with which reading begins oth
 also the pretrained predictors that come with the package.
 """
 
+import functools
 import hashlib
 import json
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,16 +191,51 @@ def initialise(architecture: Architecture, key: jax.Array) -> Predictor:
         >>> initialise(networks.Transformer(embedding_width=8), jax.random.key(1)).prefix.shape
         (0, 8)
     """
-    if not isinstance(architecture, Architecture):
-        raise TypeError(
-            f"`architecture` must be an Architecture such as LSTM() or Transformer(), "
-            f"got {architecture!r}."
-        )
+    check_architecture(architecture)
     check_key("key", key)
     return Predictor(architecture, _initial_params(architecture, key), no_prefix(architecture))
 
 
 _initial_params = jax.jit(networks.initial_params, static_argnums=0)
+
+
+def check_architecture(architecture) -> None:
+    """Raise unless this is an `Architecture` whose torso reads as `Torso` says."""
+    if not isinstance(architecture, Architecture):
+        raise TypeError(
+            f"`architecture` must be an Architecture such as LSTM() or Transformer(), "
+            f"got {architecture!r}."
+        )
+    try:
+        hash(architecture)
+    except TypeError as error:
+        raise TypeError(
+            f"`architecture` must be hashable, a frozen dataclass with tuples for lists, "
+            f"got {architecture!r}: {error}."
+        ) from None
+    _check_reading(architecture)
+
+
+@functools.cache
+def _check_reading(architecture: Architecture) -> None:
+    """Batches of other sizes than 1, behind a prefix and not, and sequences of one token."""
+    name = type(architecture).__name__
+    params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
+    for rows, batch, time in ((0, 3, 1), (2, 3, 4)):
+        predictor = Predictor(architecture, params, jnp.zeros((rows, architecture.embedding_width)))
+        tokens = jax.ShapeDtypeStruct((batch, time), jnp.int32)
+        try:
+            found = jax.eval_shape(_log_probs, predictor, tokens).shape
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"`architecture`: {name} cannot read tokens {(batch, time)} after a prefix of "
+                f"{rows}; see `Torso` for the shapes: {error}"
+            ) from error
+        if found != (batch, time, architecture.num_tokens):
+            raise ValueError(
+                f"`architecture`: {name} must give log-probabilities [batch, time, token] = "
+                f"{(batch, time, architecture.num_tokens)}, got shape {found}."
+            )
 
 
 def is_key(key) -> bool:
@@ -226,8 +263,12 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
 
     Args:
         path: file to write; replaced in one step, so it is never half-written.
-        predictor: what to save, prefix and memory included.
+        predictor: what to save, prefix and memory included; the architecture may be your own.
         settings: anything JSON can hold that says where the weights come from.
+
+    Raises:
+        TypeError: no `Predictor`.
+        ValueError: no such folder; an architecture or weights that `load` could not read.
     """
     path = Path(path)
     if not isinstance(predictor, Predictor):
@@ -244,10 +285,27 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
         }
     if all(np.array_equal(tensors[name], halves[name]) for name in tensors):
         tensors = halves
-    architecture = {"name": type(predictor.network).__name__, **vars(predictor.network)}
+    fields = {"name": type(predictor.network).__name__, **vars(predictor.network)}
+    try:
+        architecture = json.dumps(fields)
+        read = _architecture(
+            architecture, {type(predictor.network).__name__: type(predictor.network)}
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`predictor`: {predictor.network} could not be loaded: {error}"
+        ) from error
+    if read != predictor.network:
+        raise ValueError(
+            f"`predictor`: {predictor.network} would be loaded as {read}; its fields must be ints, "
+            "floats, bools, strings, None or tuples of these, and all of what makes it."
+        )
+    found = _shapes({"params": predictor.params, "prefix": predictor.prefix})
+    if found != _expected_shapes(read, len(predictor.prefix)):
+        raise ValueError(f"`predictor` has weights of other shapes than {read} needs.")
     metadata = {
         "format": "promptbayes-predictor-1",
-        "architecture": json.dumps(architecture),
+        "architecture": architecture,
         "settings": json.dumps(settings or {}),
         "sha256": _checksum(tensors),
     }
@@ -272,13 +330,22 @@ def rounded(predictor: Predictor) -> Predictor:
     return predictor._replace(params=jax.tree.map(lambda x: x.astype(jnp.float32), halves))
 
 
-def load(path) -> Predictor:
+def load(path, architectures: Collection[type[Architecture]] = ()) -> Predictor:
     """Read a predictor that `save` wrote.
+
+    Args:
+        path: the file.
+        architectures: classes of your own that it may be made of; a file knows its class by name.
 
     Raises:
         FileNotFoundError: no file at `path`.
-        ValueError: the file is damaged, or not one of ours.
+        TypeError: `architectures` holds something else than subclasses of `Architecture`.
+        ValueError: the file is damaged, not one of ours, or of an architecture that is not known.
     """
+    for kind in architectures:
+        if not isinstance(kind, type) or not issubclass(kind, Architecture):
+            raise TypeError(f"`architectures` must be subclasses of Architecture, got {kind!r}.")
+    known = _ARCHITECTURES | {kind.__name__: kind for kind in architectures}
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`path` must name a weights file, got {path}: no such file.")
@@ -286,20 +353,15 @@ def load(path) -> Predictor:
     if _checksum(tensors) != metadata.get("sha256"):
         raise ValueError(f"`path`: {path} is damaged: its numbers do not match their checksum.")
     try:
-        fields = json.loads(metadata["architecture"])
-        name = fields.pop("name")
-        if name not in _ARCHITECTURES:
-            raise ValueError(f"a {name}, expected one of {', '.join(_ARCHITECTURES)}")
-        architecture = _ARCHITECTURES[name](**fields)
+        architecture = _architecture(metadata["architecture"], known)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path`: {path} holds no known architecture: {error}") from error
     tree = _unflatten(tensors)
     leaves = tree.pop("memory", {})
-    if name == "Transformer" and "norm" in tree["params"]["torso"]:
+    if type(architecture) is networks.Transformer and "norm" in tree["params"]["torso"]:
         _move_norm_into_block(tree["params"]["torso"], path)
-    params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
-    prefix = jnp.zeros((len(tree["prefix"]), architecture.embedding_width))
-    if _shapes(tree) != _shapes({"params": params, "prefix": prefix}):
+    if _shapes(tree) != _expected_shapes(architecture, len(tree["prefix"])):
+        name = type(architecture).__name__
         raise ValueError(f"`path`: {path} has weights of other shapes than its {name} needs.")
     loaded = Predictor(architecture, **tree)
     return loaded._replace(memory=_memory_of(loaded, leaves, path)) if leaves else loaded
@@ -314,6 +376,28 @@ def _memory_of(predictor: Predictor, leaves: dict[int, jax.Array], path: Path) -
         name = type(predictor.network).__name__
         raise ValueError(f"`path`: {path} has a memory of another form than its {name} needs.")
     return jax.tree.unflatten(jax.tree.structure(like), memory)
+
+
+def _architecture(text: str, known: dict[str, type[Architecture]]) -> Architecture:
+    """What `save` wrote of an architecture, made again from one of the known classes."""
+
+    def as_written(value) -> Any:  # JSON makes lists of tuples
+        return tuple(map(as_written, value)) if isinstance(value, list) else value
+
+    fields = {name: as_written(value) for name, value in dict(json.loads(text)).items()}
+    name = fields.pop("name")
+    if name not in known:
+        raise ValueError(
+            f"a {name}, expected one of {', '.join(known)}; pass a class of your own as "
+            f"load(path, architectures=[{name}])"
+        )
+    return known[name](**fields)
+
+
+def _expected_shapes(architecture: Architecture, prefix_length: int) -> Any:
+    params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
+    prefix = jnp.zeros((prefix_length, architecture.embedding_width))
+    return _shapes({"params": params, "prefix": prefix})
 
 
 def _move_norm_into_block(torso: Params, path: Path) -> None:

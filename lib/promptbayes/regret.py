@@ -5,15 +5,21 @@ tau; cumulative regret is its running sum (Eq. 10). Neither asks whether the pre
 or Bayes.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .hardware import spread
-from .tasks import Sequences, check_tokens
+from .tasks import (
+    BayesTask,
+    Sequences,
+    check_is_sequences,
+    check_pytree,
+    check_sequences,
+    check_task,
+)
 
 _CHUNK = 64  # sequences at once: bounds memory and keeps a core's work in its cache
 
@@ -25,16 +31,43 @@ class Estimate(NamedTuple):
     standard_error: np.ndarray  # [..., time] nats
 
 
-def evaluate(predictor: Callable[[Any], jax.Array], sequences) -> np.ndarray:
+class SequentialPredictor(Protocol):
+    """What is evaluated and searched: anything that maps tokens to log-probabilities under jit.
+
+    A `Predictor`, the `predict` of a task, a function, or an object with a `__call__`. It is traced
+    with tokens of several shapes, so it looks at `tokens.shape`, never at values; position t may
+    depend on x_1, ..., x_(t-1) alone. One that is a pytree (a NamedTuple of arrays) has its numbers
+    traced. Any other must be hashable, and what it holds is taken for constant: it is compiled once
+    for each object, so do not change an object afterwards.
+
+    Example:
+        >>> def last_flip(tokens):  # two thirds for what came last
+        ...     before = jnp.roll(tokens, 1, axis=1)
+        ...     p = jnp.where(before == 1, 2 / 3, 1 / 3).at[:, 0].set(0.5)
+        ...     return jnp.log(jnp.stack([1 - p, p], axis=-1))
+        >>> predictor: SequentialPredictor = last_flip
+        >>> evaluate(predictor, Sequences(np.array([[1, 1, 0]]), None)).round(3)[0]
+        array([0.693, 0.405, 1.099], dtype=float32)
+    """
+
+    def __call__(self, tokens: Any, /) -> jax.Array:
+        """Log pi(x_t = a | x_<t) in nats, [batch, time, token], for tokens int [batch, time]."""
+        ...
+
+
+def evaluate(predictor: SequentialPredictor, sequences: Sequences) -> np.ndarray:
     """Log losses -log pi(x_t | x_<t), in bounded memory.
 
     Args:
         predictor: tokens [batch, time] -> log-probabilities [batch, time, token]: a `Predictor`,
-            or a Bayes predictor such as `random_coins().predict`.
+            or a Bayes predictor such as `random_coins().predict`; see `SequentialPredictor`.
         sequences: `Sequences` of a task distribution.
 
     Returns:
-        Nats, [batch, time].
+        Nats, [batch, time]; 0 where the sequences' mask is 0.
+
+    Raises:
+        TypeError, ValueError: no predictor, tokens outside its alphabet, another shape.
 
     Reference:
         Eq. 3.
@@ -46,20 +79,33 @@ def evaluate(predictor: Callable[[Any], jax.Array], sequences) -> np.ndarray:
         >>> evaluate(tasks.coin(0.5).predict, flips).round(3)[0]
         array([0.693, 0.693, 0.693], dtype=float32)
     """
-    if not callable(predictor):
-        raise TypeError(f"`predictor` must map tokens to log-probabilities, got {predictor!r}.")
-    check_sequences(sequences)
-    tokens = check_tokens(sequences.tokens, predictor_num_tokens(predictor), ranks=(2,))
+    tokens, mask, _ = _check(predictor, sequences)
+    return _counted(_in_chunks(_evaluate, as_pytree(predictor), tokens), mask)
+
+
+def _check(predictor, sequences):
+    """Tokens [batch, time] and mask (or None) that a predictor is asked about; its alphabet."""
+    check_is_sequences("sequences", sequences)
+    shape = np.shape(sequences.tokens)
+    num_tokens = predictor_num_tokens(predictor, shape[1] if len(shape) == 2 else 1)
+    tokens, mask = check_sequences("sequences", sequences, num_tokens)
     if not len(tokens):
         raise ValueError("`sequences` must hold at least one sequence, got none.")
-    tokens = jnp.asarray(tokens)
+    return jnp.asarray(tokens), mask, num_tokens
+
+
+def _in_chunks(function, numbers, tokens):
+    """`function(numbers, chunks)` of tokens [batch, time], in chunks of one size: [batch, time]."""
     num_chunks = -(-len(tokens) // _CHUNK)
     padded = jnp.concatenate(
         [tokens, jnp.zeros_like(tokens, shape=(-len(tokens) % _CHUNK, tokens.shape[1]))]
     )
-    chunks = padded.reshape(num_chunks, _CHUNK, tokens.shape[1])
-    losses = _evaluate(as_pytree(predictor), chunks)
-    return np.asarray(losses).reshape(padded.shape)[: len(tokens)]
+    values = function(numbers, padded.reshape(num_chunks, _CHUNK, tokens.shape[1]))
+    return np.asarray(values).reshape(padded.shape)[: len(tokens)]
+
+
+def _counted(values, mask):
+    return values if mask is None else np.where(mask == 1, values, np.zeros_like(values))
 
 
 @jax.jit
@@ -69,37 +115,39 @@ def _evaluate(predictor, chunks):
 
 def log_loss(log_probs, tokens):
     """-log of the probability given to what came, [batch, time]."""
-    if log_probs.shape[:-1] != tokens.shape:
-        raise ValueError(
-            f"`predictor` must give log-probabilities [batch, time, token] for tokens "
-            f"{tokens.shape}, got shape {log_probs.shape}."
-        )
     return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
 
-def as_pytree(predictor):
-    """A callable whose numbers jit can trace: a task's bound method keeps its task's numbers."""
-    owner = getattr(predictor, "__self__", None)
-    if isinstance(owner, tuple):
-        return jax.tree_util.Partial(predictor.__func__, owner)
-    return predictor if isinstance(predictor, tuple) else jax.tree_util.Partial(predictor)
+def as_pytree(predictor: Any) -> Any:
+    """The predictor, or where it is no pytree, one without numbers, compiled for this object."""
+    return jax.tree_util.Partial(predictor) if jax.tree_util.all_leaves([predictor]) else predictor
 
 
-def predictor_num_tokens(predictor) -> int:
-    """The alphabet of a predictor, of the task whose method it is, or of what it returns."""
-    known = getattr(getattr(predictor, "__self__", predictor), "num_tokens", None)
-    if isinstance(known, int):
-        return known
-    return jax.eval_shape(predictor, jax.ShapeDtypeStruct((1, 1), jnp.int32)).shape[-1]
+def predictor_num_tokens(predictor, length: int) -> int:
+    """The alphabet of a predictor: what it gives for tokens [batch, length], computing nothing.
 
-
-def check_sequences(sequences) -> None:
-    """Raise unless this has the fields of `Sequences`."""
-    if not all(hasattr(sequences, name) for name in Sequences._fields):
+    Raises:
+        TypeError: it is no `SequentialPredictor`.
+        ValueError: what it gives has another shape.
+    """
+    if not callable(predictor) or isinstance(predictor, type):
+        raise TypeError(f"`predictor` must map tokens to log-probabilities, got {predictor!r}.")
+    traced = as_pytree(predictor)
+    check_pytree("predictor", traced)
+    try:
+        hash(None if traced is predictor else predictor)
+    except TypeError:
         raise TypeError(
-            f"`sequences` must be Sequences(tokens, log_source), as task.sample gives them, "
-            f"got {type(sequences).__name__}."
+            f"`predictor` must be hashable or a pytree of numbers, got {predictor!r}."
+        ) from None
+    shape = _CHUNK, length
+    given = jax.eval_shape(traced, jax.ShapeDtypeStruct(shape, jnp.int32))
+    if given.shape[:-1] != shape:
+        raise ValueError(
+            f"`predictor` must give log-probabilities [batch, time, token] for tokens "
+            f"{shape}, got shape {given.shape}."
         )
+    return given.shape[-1]
 
 
 def instantaneous_regret(log_losses, sequences) -> Estimate:
@@ -107,10 +155,14 @@ def instantaneous_regret(log_losses, sequences) -> Estimate:
 
     Args:
         log_losses: nats, [..., batch, time], as `evaluate` gives them.
-        sequences: the `Sequences` that were evaluated.
+        sequences: the `Sequences` that were evaluated; where their mask is 0, regret is 0.
 
     Returns:
-        `Estimate` of [..., time] in nats.
+        `Estimate` of [..., time] in nats, over all sequences.
+
+    Raises:
+        TypeError: no `Sequences`, or without `log_source`.
+        ValueError: log losses of another shape.
 
     Reference:
         Section 4.1, "Performance measure".
@@ -134,17 +186,67 @@ def cumulative_regret(log_losses, sequences) -> Estimate:
     return _estimate(np.cumsum(_excess(log_losses, sequences), axis=-1))
 
 
+def kl_to(task: BayesTask, predictor: SequentialPredictor, sequences: Sequences) -> Estimate:
+    """Divergence of a predictor from the task's exact one, xi, after n predictions, for every n.
+
+        KL_n = sum_(t <= n) E_(x_<t ~ xi) sum_a xi(a | x_<t) log [xi(a | x_<t) / pi(a | x_<t)]
+
+    The expectation over x_<t is the mean over sequences; that over x_t is computed, which is the
+    same by the chain rule and far less noisy than log xi(x_t | x_<t) - log pi(x_t | x_<t).
+
+    Args:
+        task: whose Bayes predictor `task.predict` is the yardstick.
+        predictor: a `Predictor`, or any `SequentialPredictor`.
+        sequences: contexts, drawn from the task; from elsewhere, the mean is over these instead.
+            Where their mask is 0, nothing is added.
+
+    Returns:
+        `Estimate` of [time] in nats; infinite if pi excludes what xi does not.
+
+    Raises:
+        TypeError, ValueError: a task without `predict`, another alphabet, or as `evaluate`.
+
+    Reference:
+        Section 2, "Meta-Learning": what pretraining minimises.
+
+    Example:
+        >>> from promptbayes import coin, random_coins
+        >>> flips = random_coins().sample(jax.random.key(0), 512, 2)
+        >>> kl_to(random_coins(), coin(0.5).predict, flips).mean.round(3)  # (5/3) log 2 - log 3
+        array([0.   , 0.057])
+    """
+    tokens, mask, num_tokens = _check(predictor, sequences)
+    check_task("task", task, num_tokens, BayesTask)
+    pair = as_pytree(task.predict), as_pytree(predictor)
+    values = _counted(_in_chunks(_divergences, pair, tokens), mask)
+    return _estimate(np.cumsum(np.asarray(values, np.float64), axis=-1))
+
+
+@jax.jit
+def _divergences(pair, chunks):
+    def divergence(tokens):
+        log_xi, log_pi = (predictor(tokens) for predictor in pair)
+        possible = log_xi > -jnp.inf  # 0 log 0 = 0
+        terms = jnp.exp(log_xi) * (jnp.where(possible, log_xi, 0) - jnp.where(possible, log_pi, 0))
+        return terms.sum(axis=-1)
+
+    return spread(divergence, chunks)
+
+
 def _excess(log_losses, sequences):
-    check_sequences(sequences)
-    tokens = np.asarray(sequences.tokens)
+    check_is_sequences("sequences", sequences)
+    if sequences.log_source is None:
+        raise TypeError("`sequences` must have a log_source for regret to be measured from.")
+    log_source = np.asarray(sequences.log_source)
+    tokens, mask = check_sequences("sequences", sequences, log_source.shape[-1])
     log_losses = np.asarray(log_losses, np.float64)
     if log_losses.shape[-2:] != tokens.shape:
         raise ValueError(
             f"`log_losses` must be [..., batch, time] with batch and time of `sequences` "
             f"{tokens.shape}, got shape {log_losses.shape}."
         )
-    source = np.take_along_axis(np.asarray(sequences.log_source), tokens[..., None], axis=-1)
-    return log_losses + source[..., 0]
+    source = np.take_along_axis(log_source, np.asarray(tokens)[..., None], axis=-1)
+    return _counted(log_losses + source[..., 0], mask)
 
 
 def _estimate(values):

@@ -4,7 +4,8 @@ A task is a probability vector tau over the tokens; given tau, tokens are drawn 
 A task distribution P(tau) is a Dirichlet density or a finite mixture of such vectors.
 Conditioning either on a prompt gives the same kind of task distribution again, so "prompting is
 conditioning" is one method, `posterior`. With two tokens, token 1 is "heads" and tau is its
-probability.
+probability. What a task of one's own has to offer is said by `Task`, `BayesTask` and
+`PromptableTask`.
 
 The constructors (`coin`, `coin_mixture`, `random_coins`, `dirichlet`, `mixture`) validate and hold
 float64 numpy arrays, from which `exact` computes without rounding to float32. The classes validate
@@ -12,8 +13,9 @@ no field, because they cross `jax.jit`: their numbers are data, so a task rebuil
 numbers does not retrace.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +33,121 @@ class Sequences(NamedTuple):
 
     Attributes:
         tokens: x_1, ..., x_N, int32 [batch, time].
-        log_source: log p(x_t = a | tau) for every token a, in nats, [batch, time, token].
+        log_source: log p(x_t = a | tau) for every token a, in nats, [batch, time, token]; None
+            where nobody knows it, and then there is no regret.
+        mask: which x_t count, 1 or 0, [batch, time]; None if all do. What does not count is read
+            like the rest and costs nothing: its log loss, regret and divergence are 0.
+
+    Example:
+        >>> answers = Sequences(np.array([[0, 1, 1]]), None, mask=np.array([[0, 0, 1]]))
+        >>> int(answers.mask.sum())
+        1
     """
 
     tokens: jax.Array
-    log_source: jax.Array
+    log_source: jax.Array | None
+    mask: jax.Array | None = None
+
+
+class Task(Protocol):
+    """A distribution over sequences that `tune`, `pretrain` and `search_hard_prefix` can draw from.
+
+    It crosses `jax.jit`, so it is a *pytree* whose leaves are arrays or numbers. A NamedTuple is
+    one, a frozen dataclass becomes one by `jax.tree_util.register_dataclass`. Its fields are data:
+    inside `sample` they are traced, and other numbers do not compile anew. What shapes or Python
+    branches depend on is a class attribute, as `num_tokens` is here, or a static field
+    (`register_dataclass(..., meta_fields=[...])`). A task need not be hashable.
+
+    Example:
+        >>> class StickyCoin(NamedTuple):  # x_1 is fair, then x_n = x_(n-1) with probability stay
+        ...     stay: float
+        ...     num_tokens = 2
+        ...
+        ...     def sample(self, key, num_sequences, length):
+        ...         turns = jax.random.bernoulli(key, 1 - self.stay, (num_sequences, length))
+        ...         turns = turns.at[:, 0].set(jax.random.bernoulli(key, 0.5, (num_sequences,)))
+        ...         return Sequences(jnp.cumsum(turns, axis=1, dtype=jnp.int32) % 2, None)
+        >>> task: Task = StickyCoin(1.0)
+        >>> task.sample(jax.random.key(0), 4, 9).tokens.std(axis=1).tolist()
+        [0.0, 0.0, 0.0, 0.0]
+    """
+
+    @property
+    def num_tokens(self) -> int:
+        """The size |A| of the alphabet, at least 2; an int, not traced."""
+        ...
+
+    def sample(self, key: jax.Array, num_sequences: int, length: int, /) -> Sequences:
+        """Draw sequences: tokens int [num_sequences, length] in 0..num_tokens-1.
+
+        Args:
+            key: one jax random key; traced, and the only source of chance.
+            num_sequences: how many; an int, not traced.
+            length: tokens in each, at least 1; an int, not traced.
+        """
+        ...
+
+
+class BayesTask(Task, Protocol):
+    """A `Task` that knows its exact predictor, as `kl_to` wants it.
+
+    `task.predict` is a predictor like a network and can be handed to `evaluate` as it is. A plain
+    method serves, compiled once for each task object; under `pytree_method` the task's numbers are
+    data, and it is compiled once for all of them.
+
+    Example:
+        >>> task: BayesTask = coin(0.25)
+        >>> np.exp(task.predict([[0, 1]]))[0, :, 1].round(3).tolist()
+        [0.25, 0.25]
+    """
+
+    def predict(self, tokens: Any, /) -> jax.Array:
+        """Log p(x_t = a | x_<t) in nats, [batch, time, token], for tokens int [batch, time]."""
+        ...
+
+
+class PromptableTask(BayesTask, Protocol):
+    """A `BayesTask` that can be conditioned on a prompt; `posterior([])` is the task itself.
+
+    Example:
+        >>> task: PromptableTask = random_coins()
+        >>> np.exp(task.posterior([1, 1]).predict([[0]])).round(2)[0, 0].tolist()
+        [0.25, 0.75]
+    """
+
+    def posterior(self, tokens: Any, /) -> "PromptableTask":
+        """The task that remains after a prompt, tokens int [time]: prompting is conditioning."""
+        ...
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class _PytreeMethod:
+    def __init__(self, function):
+        self.function = function
+        self.__doc__, self.__wrapped__ = function.__doc__, function
+
+    def __get__(self, owner, kind=None):
+        return self.function if owner is None else jax.tree_util.Partial(self.function, owner)
+
+
+def pytree_method(method: _Method) -> _Method:
+    """Decorator: a method that stays a pytree when it is taken from its object.
+
+    Example:
+        >>> class BentCoin(NamedTuple):
+        ...     heads: float
+        ...
+        ...     @pytree_method
+        ...     def predict(self, tokens):
+        ...         p = jnp.array([1 - self.heads, self.heads])
+        ...         return jnp.broadcast_to(jnp.log(p), (*jnp.shape(tokens), 2))
+        >>> jax.tree.leaves(BentCoin(0.25).predict)  # data to a function under jit
+        [0.25]
+    """
+    wrapped: Any = _PytreeMethod(method)
+    return wrapped
 
 
 class ExchangeableTask(Protocol):
@@ -130,6 +242,7 @@ class DirichletCategorical(NamedTuple):
         _check_sizes(self, num_sequences, length)
         return _sample_dirichlet(self.alpha, key, num_sequences, length)
 
+    @pytree_method
     def predict(self, tokens) -> jax.Array:
         """Predict each token from those before it, averaging tau over its posterior.
 
@@ -262,6 +375,7 @@ class CategoricalMixture(NamedTuple):
         _check_sizes(self, num_sequences, length)
         return _sample_mixture(self.weights, self.probs, key, num_sequences, length)
 
+    @pytree_method
     def predict(self, tokens) -> jax.Array:
         """Predict each token from those before it, averaging over the posterior of components.
 
@@ -669,6 +783,91 @@ def _log_sum(weights, log_likelihood):
 # Validation, at the public entries only.
 
 
+def check_contract(name: str, value, contract: type) -> None:
+    """Raise unless the value has all parts of a protocol, its bases' included."""
+    bases = reversed(contract.__mro__)
+    parts = [part for base in bases for part in vars(base) if not part.startswith("_")]
+    missing = [part for part in parts if part not in dir(value)]
+    if missing or isinstance(value, type):  # a class has methods, but nothing to call them on
+        lack = f"which has no {', '.join(missing)}" if missing else "a class; pass an instance"
+        raise TypeError(
+            f"`{name}` must be a {contract.__name__} with {', '.join(parts)}, "
+            f"got {value!r}, {lack}."
+        )
+
+
+def check_pytree(name: str, value) -> None:
+    """Raise unless jit can trace the value: a pytree whose leaves are arrays or numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
+            where = f" at {jax.tree_util.keystr(path)}" if path else ""
+            raise TypeError(
+                f"`{name}` must be a pytree of arrays and numbers, a NamedTuple of them or a "
+                "dataclass after jax.tree_util.register_dataclass (static fields in meta_fields), "
+                f"got {value!r} with a {type(leaf).__name__}{where}."
+            ) from None
+
+
+def check_task(name: str, task, num_tokens: int, contract: type = Task) -> None:
+    """Raise unless this fulfils the contract and has this alphabet."""
+    check_contract(name, task, contract)
+    check_pytree(name, task)
+    if type(task.num_tokens) is not int:
+        raise TypeError(f"`{name}` must have an int as num_tokens, got {task.num_tokens!r}.")
+    if num_tokens != task.num_tokens:
+        raise ValueError(
+            f"`{name}` must have the predictor's alphabet of {num_tokens} tokens, "
+            f"got {task.num_tokens}."
+        )
+
+
+def draw(task: Task, key: jax.Array, num_sequences: int, length: int) -> Sequences:
+    """Sequences of a task, checked: of the shape that was asked for, in its alphabet.
+
+    What is drawn inside the loop cannot be looked at, so a run draws its first batch here too.
+    """
+    drawn = _draw(task, key, num_sequences, length)
+    check_sequences("task.sample", drawn, task.num_tokens)
+    if drawn.tokens.shape != (num_sequences, length):
+        raise ValueError(
+            f"`task.sample` must give tokens [num_sequences, length] = {(num_sequences, length)}, "
+            f"got shape {drawn.tokens.shape}."
+        )
+    return drawn
+
+
+@partial(jax.jit, static_argnames=("num_sequences", "length"))
+def _draw(task, key, num_sequences, length):
+    drawn = task.sample(key, num_sequences, length)
+    check_is_sequences("task.sample(key, num_sequences, length)", drawn)
+    return drawn
+
+
+def check_is_sequences(name: str, sequences) -> None:
+    """Raise unless these are `Sequences`."""
+    if not isinstance(sequences, Sequences):
+        raise TypeError(
+            f"`{name}` must be Sequences(tokens, log_source), with log_source=None where nobody "
+            f"knows it, got {type(sequences).__name__}."
+        )
+
+
+def check_sequences(name: str, sequences: Sequences, num_tokens: int):
+    """Tokens [batch, time] and mask (or None) of sequences, if they are over this alphabet."""
+    tokens = check_tokens(sequences.tokens, num_tokens, ranks=(2,), name=f"{name}.tokens")
+    mask = sequences.mask
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.shape != tokens.shape or not np.all((mask == 0) | (mask == 1)):
+            raise ValueError(
+                f"`{name}` must have a mask of 0 and 1 in the shape of its tokens {tokens.shape}, "
+                f"got shape {mask.shape}, values {np.unique(mask)[:5].tolist()}."
+            )
+    return tokens, mask
+
+
 def _check_sizes(task, num_sequences, length):
     for name, value in (("num_sequences", num_sequences), ("length", length)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -691,22 +890,22 @@ def _check_tokens(task, tokens, ranks):
     return tokens
 
 
-def check_tokens(tokens, num_tokens, ranks):
+def check_tokens(tokens, num_tokens, ranks, name="tokens"):
     """Tokens as an integer array; values are looked at only where they are known."""
     if not isinstance(tokens, jax.Array):
         tokens = np.asarray(tokens)
         if tokens.size == 0 and tokens.dtype == float:  # an empty list has no integer in it
             tokens = tokens.astype(np.int32)
     if not np.issubdtype(tokens.dtype, np.integer):
-        raise TypeError(f"`tokens` must be integers, got dtype {tokens.dtype}.")
+        raise TypeError(f"`{name}` must be integers, got dtype {tokens.dtype}.")
     if tokens.ndim not in ranks:
         expected = " or ".join({1: "[time]", 2: "[batch, time]"}[rank] for rank in ranks)
-        raise ValueError(f"`tokens` must be {expected}, got shape {tokens.shape}.")
+        raise ValueError(f"`{name}` must be {expected}, got shape {tokens.shape}.")
     if not isinstance(tokens, Tracer) and tokens.size:
         lowest, highest = int(tokens.min()), int(tokens.max())
         if lowest < 0 or highest >= num_tokens:
             raise ValueError(
-                f"`tokens` must be between 0 and {num_tokens - 1}, "
+                f"`{name}` must be between 0 and {num_tokens - 1}, "
                 f"got values from {lowest} to {highest}."
             )
     return tokens

@@ -1,15 +1,16 @@
 """The one loop: Adam on log loss over theta, for every method, and for pretraining too.
 
 The whole of it: draw a batch from the task, differentiate the summed log loss with respect to
-theta, clip, step. All repetitions run in one compiled program; the search over hard prefixes, which
-needs no gradient, is here as well.
+theta, clip, step. All repetitions run in one compiled program, whatever the number of steps, so a
+run can be looked at on its way and continued; the search over hard prefixes, which needs no
+gradient, is here as well.
 """
 
 import math
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,12 +22,13 @@ from jax import lax
 from tqdm import tqdm
 
 from .hardware import micro_batch_size, spread, sum_over_micro_batches
-from .methods import METHODS, PARTS, HardPrefix, Weights
+from .methods import METHODS, PARTS, Method, Weights, check_method, check_theta
 from .networks import Architecture
-from .predictor import Predictor, check_key, initialise, is_key, no_prefix
-from .regret import as_pytree, evaluate, log_loss, predictor_num_tokens
+from .predictor import Predictor, check_architecture, check_key, initialise, is_key, no_prefix
+from .regret import SequentialPredictor, as_pytree, evaluate, log_loss, predictor_num_tokens
+from .tasks import Sequences, Task, check_task, draw
 
-_STEPS_A_CALL = 50  # between two looks at the progress bar and at Ctrl-C
+_STEPS_A_CALL = 50  # at most, between two looks at the progress bar and at Ctrl-C
 _PROMPTS_A_CALL = 64  # of a search: likewise, and what bounds its memory
 # Multiply-adds of a hard search; two hours on two cores, at the rate of the paper's Transformer in
 # benchmarks/. What a token costs beside products with weights (softmax, tanh, counting) weighs as
@@ -75,54 +77,98 @@ LIVE_REPETITIONS = 2  # of it, one a core; three cost two cores as much as four
 LIVE_PRETRAINING = Training(num_steps=600, batch_size=64, learning_rate=1e-3)
 
 
+class State(NamedTuple):
+    """What `resume` needs besides theta and the number of steps done.
+
+    Attributes:
+        task: what the batches are drawn from.
+        training: the `Training` that the run began with.
+        moments: the optimiser's, a pytree of arrays [seed, ...].
+        keys: of the data; step n of repetition r draws from `fold_in(keys[r], n)`, [seed].
+    """
+
+    task: Task
+    training: Training
+    moments: Any
+    keys: jax.Array
+
+
 class Tuned(NamedTuple):
-    """What tuning gives: the tuned numbers of every repetition, and the way there."""
+    """What tuning gives: the tuned numbers of every repetition, and the way there.
+
+    Attributes:
+        base: the `Predictor` that was tuned.
+        method: how, a `Method`.
+        theta: the tuned numbers, a pytree of arrays [seed, ...], as the method's `init` has it.
+        losses: nats per sequence, each before its step, [seed, step].
+        state: what `resume` continues from.
+    """
 
     base: Predictor
-    method: Any
-    theta: Any  # [seed, ...]: as the method's `init` has it
-    losses: np.ndarray  # [seed, step], nats per sequence, each before its step
+    method: Method
+    theta: Any
+    losses: np.ndarray
+    state: State
 
     @property
     def num_seeds(self) -> int:
         """Number of repetitions."""
         return len(self.losses)
 
-    def predictor(self, seed: int) -> Predictor:
-        """The tuned predictor of one repetition."""
-        if seed not in range(self.num_seeds):  # jax would take the nearest without a word
-            raise ValueError(f"`seed` must be in 0..{self.num_seeds - 1}, got {seed!r}.")
-        return self.method.apply(self.base, jax.tree.map(lambda x: x[seed], self.theta))
+    def predictor(self, index: int) -> Predictor:
+        """The tuned predictor of one repetition, 0 to num_seeds - 1.
 
-    def evaluate(self, sequences) -> np.ndarray:
+        Raises:
+            ValueError: there is no such repetition.
+        """
+        if index not in range(self.num_seeds):  # jax would take the nearest without a word
+            raise ValueError(f"`index` must be in 0..{self.num_seeds - 1}, got {index!r}.")
+        return self.method.apply(self.base, jax.tree.map(lambda x: x[index], self.theta))
+
+    def evaluate(self, sequences: Sequences) -> np.ndarray:
         """Log losses of every repetition on the same sequences, [seed, batch, time] nats."""
         return np.stack([evaluate(self.predictor(i), sequences) for i in range(self.num_seeds)])
 
 
+Hook = Callable[[int, Tuned], Any]
+
+
 def tune(
-    base, method, task, training: Training, keys, *, start=None, progress: bool = True
+    base: Predictor,
+    method: Method,
+    task: Task,
+    training: Training,
+    keys,
+    *,
+    start: Any = None,
+    hook: Hook | None = None,
+    hook_steps: Iterable[int] = (),
+    progress: bool = True,
 ) -> Tuned:
     """Minimise log loss on a target task over what the method frees.
 
     Repetition r draws its data from its own key, step by step, and sees the same data under every
-    method. Prefixes are never part of the loss.
+    method. Prefixes are never part of the loss, nor is what the sequences' mask leaves out.
 
     Args:
-        base: the `Predictor` to tune.
-        method: `Prefix`, `Weights`, `LoRA`, `Memory`, or anything with their `check`, `init` and
-            `apply`.
-        task: the target: anything with `sample(key, num_sequences, length) -> Sequences`.
+        base: the `Predictor` to tune; a prefix that it has stays, and a tuned one comes behind it.
+        method: `Prefix`, `Weights`, `LoRA`, `Memory`, or any other `Method`.
+        task: the target, any `Task` with the base's alphabet.
         training: a `Training`.
         keys: one jax random key for each repetition, [seed]; a single key means one repetition.
         start: theta [seed, ...] to start from; the method's own `init` if left out. The data stay
             the same.
+        hook: called as `hook(step, tuned)` on the way, for snapshots or curves; what is tuned so
+            far is a `Tuned` like the one returned.
+        hook_steps: after how many steps of the run; 0 is before the first, `num_steps` the end.
         progress: show a progress bar where there is a terminal or a notebook to show it.
 
     Returns:
         A `Tuned` with theta [seed, ...] and losses [seed, step].
 
     Raises:
-        TypeError, ValueError: a wrong argument, named, before anything is compiled.
+        TypeError, ValueError: a wrong argument, named, before the loop is compiled; so for a task
+            whose first batch is not `Sequences` of its alphabet.
 
     Reference:
         Eq. 7; Section 4.1, "Training and tuning details".
@@ -131,24 +177,23 @@ def tune(
         >>> import jax
         >>> from promptbayes import LSTM, Prefix, coin, initialise
         >>> base = initialise(LSTM(width=8), jax.random.key(0))
-        >>> short = Training(num_steps=3, batch_size=4, length=5)
-        >>> tune(base, Prefix("soft", 2), coin(0.2), short, jax.random.key(1)).theta.shape
+        >>> short, snapshots = Training(num_steps=3, batch_size=4, length=5), {}
+        >>> tune(base, Prefix("soft", 2), coin(0.2), short, jax.random.key(1),
+        ...      hook=snapshots.__setitem__, hook_steps=[0, 2]).theta.shape
         (1, 2, 128)
+        >>> {step: tuned.losses.shape for step, tuned in snapshots.items()}
+        {0: (1, 0), 2: (1, 2)}
     """
     if not isinstance(base, Predictor):
         raise TypeError(f"`base` must be a Predictor, got {base!r}.")
-    if isinstance(method, HardPrefix):
-        raise TypeError("`method`: hard prompts have no gradient; use search_hard_prefix.")
-    parts = ("check", "init", "apply")
-    if isinstance(method, type) or not all(hasattr(method, part) for part in parts):
-        raise TypeError(f"`method` must be a Prefix, Weights or LoRA, got {method!r}.")
-    method.check(base)
+    check_method(method, base)
     keys = _check_run(task, base.num_tokens, training, keys)
     split = jax.vmap(jax.random.split)(keys)  # [seed, 2]: one for the start, one for the data
     init = jax.vmap(lambda key: method.init(key, base))
     theta = init(split[:, 0]) if start is None else _started(start, init, split[:, 0])
-    name = next((name for name, known in METHODS.items() if known == method), str(method))
-    return _run(base, method, task, training, theta, split[:, 1], name if progress else None)
+    check_theta(method, base, theta)
+    begun = _start(base, method, task, training, theta, split[:, 1])
+    return _run(begun, training.num_steps, hook, hook_steps, progress)
 
 
 def _started(start, init, keys):
@@ -160,18 +205,32 @@ def _started(start, init, keys):
     return jax.tree.map(lambda leaf, known: jnp.asarray(leaf, known.dtype), start, like)
 
 
-def pretrain(architecture, task, training: Training, key, *, progress: bool = True) -> Tuned:
+def pretrain(
+    architecture: Architecture,
+    task: Task,
+    training: Training,
+    key,
+    *,
+    hook: Hook | None = None,
+    hook_steps: Iterable[int] = (),
+    progress: bool = True,
+) -> Tuned:
     """Train all weights from random initialisation: `tune` with everything free.
 
     Args:
         architecture: `LSTM(...)`, `Transformer(...)` or your own.
-        task: the pretraining distribution.
+        task: the pretraining distribution, any `Task`.
         training: a `Training`, such as `PRETRAINING`.
         key: a jax random key, or several [seed] for several networks at once.
+        hook: as in `tune`.
+        hook_steps: as in `tune`.
         progress: as in `tune`.
 
     Returns:
         A `Tuned`; `.predictor(0)` is the pretrained network.
+
+    Raises:
+        TypeError, ValueError: as `tune`.
 
     Reference:
         Section 2, "Meta-Learning"; Eq. 5.
@@ -183,64 +242,129 @@ def pretrain(architecture, task, training: Training, key, *, progress: bool = Tr
         >>> pretrain(LSTM(width=8), random_coins(), short, jax.random.key(0)).losses.shape
         (1, 2)
     """
-    if not isinstance(architecture, Architecture):
-        raise TypeError(f"`architecture` must be an Architecture, got {architecture!r}.")
+    check_architecture(architecture)
     keys = _check_run(task, architecture.num_tokens, training, key)
     split = jax.vmap(jax.random.split)(keys)
     theta = jax.vmap(lambda key: initialise(architecture, key).params)(split[:, 0])
-    method = Weights(PARTS)
     blank = jax.tree.map(lambda x: jnp.zeros_like(x[0]), theta)  # every number comes from theta
     base = Predictor(architecture, blank, no_prefix(architecture))
+    start = _start(base, Weights(PARTS), task, training, theta, split[:, 1])
     label = f"pretraining {type(architecture).__name__}"
-    return _run(base, method, task, training, theta, split[:, 1], label if progress else None)
+    return _run(start, training.num_steps, hook, hook_steps, progress, label)
 
 
-def _run(base, method, task, training, theta, keys, label) -> Tuned:
+def resume(
+    tuned: Tuned,
+    num_steps: int,
+    *,
+    hook: Hook | None = None,
+    hook_steps: Iterable[int] = (),
+    progress: bool = True,
+) -> Tuned:
+    """Continue a run of `tune` or `pretrain` as if it had not stopped.
+
+    Weights, optimiser and data go on where they were: a run in pieces gives the numbers of one
+    run, to the bit on the same machine.
+
+    Args:
+        tuned: where to go on from; a snapshot from a hook will do.
+        num_steps: how many more.
+        hook: as in `tune`.
+        hook_steps: as in `tune`, counted from the start of the run, after `tuned`.
+        progress: as in `tune`.
+
+    Returns:
+        A `Tuned` of the whole run, earlier losses included.
+
+    Raises:
+        TypeError, ValueError: a wrong argument, named.
+
+    Example:
+        >>> import jax
+        >>> from promptbayes import random_coins, LSTM
+        >>> short = Training(num_steps=2, batch_size=4, length=5)
+        >>> done = pretrain(LSTM(width=8), random_coins(), short, jax.random.key(0))
+        >>> resume(done, 3).losses.shape
+        (1, 5)
+    """
+    if not isinstance(tuned, Tuned):
+        raise TypeError(f"`tuned` must be a Tuned, got {type(tuned).__name__}.")
+    num_steps = replace(tuned.state.training, num_steps=num_steps).num_steps  # checked
+    return _run(tuned, tuned.losses.shape[1] + num_steps, hook, hook_steps, progress)
+
+
+def _start(base, method, task, training, theta, keys) -> Tuned:
+    """Before the first step; what is drawn there is checked here, where it can be looked at."""
+    draw(task, jax.random.fold_in(keys[0], 0), training.batch_size, training.length)
+    state = State(task, training, jax.vmap(_optimizer(training).init)(theta), keys)
+    return Tuned(base, method, theta, np.zeros((len(keys), 0), np.float32), state)
+
+
+def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> Tuned:
+    base, method, _, losses, (task, training, _, keys) = tuned
+    first = losses.shape[1]
+    hook_steps = _check_hook(hook, hook_steps, first, end)
+    training = replace(training, num_steps=1)  # how many there are is no part of the program
     # On the host between calls: what comes back spread over cores would count as another kind of
     # input, and every run of more than one call would be compiled twice.
-    state = jax.device_get((theta, jax.vmap(_optimizer(training).init)(theta)))
-    steps = max(d for d in range(1, _STEPS_A_CALL + 1) if training.num_steps % d == 0)
-    losses = []
+    state = jax.device_get((tuned.theta, tuned.state.moments))
+
+    def so_far(state, losses):
+        theta, moments = jax.tree.map(jnp.asarray, state)
+        return Tuned(base, method, theta, losses, tuned.state._replace(moments=moments))
+
+    if 0 in hook_steps and not first:
+        hook(0, tuned)
+    stops = sorted({*range(first + _STEPS_A_CALL, end, _STEPS_A_CALL), *hook_steps, end} - {first})
+    label = label or next((name for name, known in METHODS.items() if known == method), str(method))
     with tqdm(
-        total=training.num_steps,
+        total=end - first,
         desc=label,
         unit="step",
-        disable=_quiet(label),
+        disable=_quiet(progress),
         leave=None,  # it stays when it is done, but not below another bar
     ) as bar:
-        for start in range(0, training.num_steps, steps):
-            advanced = _advance(base, method, task, training, steps, state, keys, start)
+        for start, stop in zip([first, *stops], stops, strict=False):
+            advanced = _advance(
+                base, method, task, training, _STEPS_A_CALL, state, keys, start, stop
+            )
             state, chunk = jax.device_get(advanced)
-            losses.append(chunk)
-            bar.update(steps)
-            bar.set_postfix_str(f"{losses[-1][:, -1].mean():.3f} nats")
-    theta = jax.tree.map(jnp.asarray, state[0])
-    return Tuned(base, method, theta, np.concatenate(losses, axis=1))
+            losses = np.concatenate([losses, chunk[:, : stop - start]], axis=1)
+            bar.update(stop - start)
+            bar.set_postfix_str(f"{losses[:, -1].mean():.3f} nats")
+            if stop in hook_steps:
+                hook(stop, so_far(state, losses))
+    return so_far(state, losses)
 
 
-@partial(jax.jit, static_argnames=("method", "training", "steps"))
-def _advance(base, method, task, training, steps, state, keys, start):
-    """A few steps of the loop for every repetition; returns the state and losses [seed, step]."""
+@partial(jax.jit, static_argnames=("method", "training", "most"))
+def _advance(base, method, task, training, most, state, keys, start, stop):
+    """Steps start to stop - 1, at most so many, for every repetition.
+
+    Returns the state and losses [seed, most]. The number of steps is data: one program for all of
+    them, or a run in other pieces would be compiled again, and differ by rounding.
+    """
 
     def run(state, key):
-        return lax.scan(
-            partial(_step, base, method, task, training, key), state, start + jnp.arange(steps)
-        )
+        def step(index, carry):
+            state, losses = carry
+            state, loss = _step(base, method, task, training, key, state, index)
+            return state, losses.at[index - start].set(loss)
+
+        return lax.fori_loop(start, stop, step, (state, jnp.zeros(most)))
 
     return spread(run, state, keys)
 
 
 def _step(base, method, task, training, key, state, index):
     theta, moments = state
-    tokens = task.sample(
-        jax.random.fold_in(key, index), training.batch_size, training.length
-    ).tokens
-    loss, gradient = loss_and_gradient(base, method, theta, tokens)
+    drawn = task.sample(jax.random.fold_in(key, index), training.batch_size, training.length)
+    loss, gradient = loss_and_gradient(base, method, theta, drawn.tokens, drawn.mask)
     updates, moments = _optimizer(training).update(gradient, moments)
     return (optax.apply_updates(theta, updates), moments), loss
 
 
-def loss_and_gradient(base, method, theta, tokens):
+def loss_and_gradient(base, method, theta, tokens, mask=None):
     """Mean over sequences of their summed log loss, and its gradient with respect to theta."""
     batch_size, length = tokens.shape
     num_weights = sum(weights.size for weights in jax.tree.leaves(base.params))
@@ -248,13 +372,19 @@ def loss_and_gradient(base, method, theta, tokens):
 
     def mean_loss(theta):
         prepared = method.apply(base, theta).prepare(length)
-        return sum_over_micro_batches(_summed_loss, prepared, tokens, size) / batch_size
+        batch = tokens, mask
+        return sum_over_micro_batches(_summed_loss, prepared, batch, size) / batch_size
 
     return jax.value_and_grad(mean_loss)(theta)
 
 
-def _summed_loss(predictor, tokens):
-    return log_loss(predictor(tokens), tokens).sum()
+def _summed_loss(predictor, batch):
+    tokens, mask = batch
+    return _counted(log_loss(predictor(tokens), tokens), mask).sum()
+
+
+def _counted(losses, mask):
+    return losses if mask is None else jnp.where(mask == 1, losses, 0)
 
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
@@ -277,8 +407,8 @@ class HardSearch(NamedTuple):
 
 
 def search_hard_prefix(
-    predictor: Callable[[Any], jax.Array],
-    task,
+    predictor: SequentialPredictor,
+    task: Task,
     length: int,
     *,
     key,
@@ -294,7 +424,8 @@ def search_hard_prefix(
     Args:
         predictor: tokens -> log-probabilities: a `Predictor` or a Bayes predictor such as
             `random_coins().predict`, for prompting either is prepending tokens.
-        task: the target, which knows its `num_tokens`.
+        task: the target, any `Task` with the predictor's alphabet; what its mask leaves out is no
+            part of the loss.
         length: of the prompts; 0 gives the loss without one.
         key: a jax random key for the sequences.
         num_sequences: how many to score every prompt on.
@@ -320,8 +451,6 @@ def search_hard_prefix(
         >>> search_hard_prefix(predict, coin(0.1), 2, key=jax.random.key(0)).best
         array([0, 0], dtype=int32)
     """
-    if not callable(predictor):
-        raise TypeError(f"`predictor` must map tokens to log-probabilities, got {predictor!r}.")
     for name, value, least in (
         ("length", length, 0),
         ("num_sequences", num_sequences, 2),
@@ -332,7 +461,7 @@ def search_hard_prefix(
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     check_key("key", key)
-    _check_task(task, predictor_num_tokens(predictor))
+    check_task("task", task, predictor_num_tokens(predictor, sequence_length))
     num_prompts = task.num_tokens ** min(length, 63)  # already too many; more has too many digits
     searched = as_pytree(predictor)
     of_token = _WORK_A_TOKEN + sum(np.size(leaf) for leaf in jax.tree.leaves(searched))
@@ -349,16 +478,15 @@ def search_hard_prefix(
         )
     digits = np.indices((task.num_tokens,) * length, np.int32)
     prompts = digits.reshape(length, num_prompts).T  # lexicographic
-    tokens = task.sample(key, num_sequences, sequence_length).tokens
+    tokens, _, mask = draw(task, key, num_sequences, sequence_length)
     losses = []
-    label = "HardPT" if progress else None
     with tqdm(
-        total=num_prompts, desc=label, unit="prompt", disable=_quiet(label), leave=None
+        total=num_prompts, desc="HardPT", unit="prompt", disable=_quiet(progress), leave=None
     ) as bar:
         for start in range(0, num_prompts, _PROMPTS_A_CALL):
             # The last block is filled up: one shape, compiled once.
             rows = np.arange(start, start + min(_PROMPTS_A_CALL, num_prompts)) % num_prompts
-            of_block = _prompt_losses(searched, jnp.asarray(prompts[rows]), tokens)
+            of_block = _prompt_losses(searched, jnp.asarray(prompts[rows]), tokens, mask)
             losses.append(jax.device_get(of_block))
             bar.update(min(_PROMPTS_A_CALL, num_prompts - start))
     mean, error = (np.concatenate(blocks)[:num_prompts] for blocks in zip(*losses))
@@ -366,16 +494,18 @@ def search_hard_prefix(
 
 
 @jax.jit
-def _prompt_losses(predictor, prompts, tokens):
+def _prompt_losses(predictor, prompts, tokens, mask):
     size = math.gcd(len(tokens), 64)  # sequences at once: bounded memory
-    chunks = tokens.reshape(-1, size, tokens.shape[1])
+    chunks = jax.tree.map(lambda x: x.reshape(-1, size, x.shape[1]), (tokens, mask))
 
     def loss(prompt):
         def chunk_loss(chunk):
+            content, mask = chunk
             prompted = jnp.concatenate(
-                [jnp.broadcast_to(prompt, (size, len(prompt))), chunk], axis=1
+                [jnp.broadcast_to(prompt, (size, len(prompt))), content], axis=1
             )
-            return log_loss(predictor(prompted), prompted)[:, len(prompt) :].sum(axis=1)
+            losses = log_loss(predictor(prompted), prompted)[:, len(prompt) :]
+            return _counted(losses, mask).sum(axis=1)
 
         losses = lax.map(chunk_loss, chunks).reshape(-1)
         return losses.mean(), losses.std(ddof=1) / jnp.sqrt(len(losses))
@@ -383,29 +513,28 @@ def _prompt_losses(predictor, prompts, tokens):
     return spread(loss, prompts)
 
 
-def _quiet(label) -> bool:
-    """No bar without a label, nor where nobody watches (builds of the book set TQDM_DISABLE)."""
+def _quiet(progress: bool) -> bool:
+    """Without a bar: unasked, or where nobody watches (builds of the book set TQDM_DISABLE)."""
     watched = "ipykernel" in sys.modules or sys.stderr.isatty()
-    return label is None or not watched or bool(os.environ.get("TQDM_DISABLE"))
+    return not progress or not watched or bool(os.environ.get("TQDM_DISABLE"))
 
 
-def _check_task(task, num_tokens: int) -> None:
-    known = getattr(task, "num_tokens", None)
-    if not callable(getattr(task, "sample", None)) or not isinstance(known, int):
-        raise TypeError(
-            f"`task` must have num_tokens and sample(key, num_sequences, length), got {task!r}."
-        )
-    if num_tokens != known:
-        raise ValueError(
-            f"`task` must have the predictor's alphabet of {num_tokens} tokens, got {known}."
-        )
+def _check_hook(hook, hook_steps, first: int, end: int) -> frozenset[int]:
+    """Steps at which the hook is due; those up to `first` had it in an earlier run, but for 0."""
+    steps = [hook_steps] if isinstance(hook_steps, int) else list(hook_steps)
+    if (hook is None) != (not steps) or not (hook is None or callable(hook)):
+        raise ValueError(f"`hook` and `hook_steps` go together, got {hook!r} at {steps}.")
+    wrong = [step for step in steps if type(step) is not int or not 0 <= step <= end]
+    if wrong:
+        raise ValueError(f"`hook_steps` must be ints in 0..{end}, got {wrong[0]!r}.")
+    return frozenset(step for step in steps if step > first or step == first == 0)
 
 
 def _check_run(task, num_tokens: int, training: Training, keys: Any) -> jax.Array:
     """Check what `tune` and `pretrain` share; returns the keys as [seed]."""
     if not isinstance(training, Training):
         raise TypeError(f"`training` must be a Training, got {training!r}.")
-    _check_task(task, num_tokens)
+    check_task("task", task, num_tokens)
     if isinstance(keys, list | tuple) and keys:
         for key in keys:
             check_key("keys", key)
