@@ -1,20 +1,22 @@
 """Cells on other machines: every block of repetitions is one task of a dask.distributed cluster.
 
-A task is a call of `experiments.run_cell` with names and numbers; the answer of the worker that
-takes it is a dataset of numpy arrays. The cluster needs nothing but this package. Whoever submits
+A task is a call of `experiments.run_cell` with names, numbers and, if it is not the paper's, the
+setting itself; the answer of the worker that takes it is a dataset of numpy arrays. The cluster
+needs nothing but this package. Whoever submits
 is the only one to write: on disk there is netCDF and nothing else. On the wire distributed pickles,
 so whoever reaches the scheduler's address can run code on every machine of the cluster: it belongs
 in a network that is trusted, or behind distributed's TLS.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import xarray as xr
 from tqdm import tqdm
 
 from . import experiments
+from .experiments import Setting
 
 _SECONDS_TO_CONNECT = 10
 # How often a block is submitted. Each time the scheduler forgives it three lost workers (its
@@ -30,7 +32,11 @@ class UnfinishedError(Exception):
 
 
 def run_blocks(
-    address: str, blocks: Iterable[Block], *, network_seed: int | None = None
+    address: str,
+    blocks: Iterable[Block],
+    *,
+    network_seed: int | None = None,
+    settings: Mapping[str, Setting] | None = None,
 ) -> Iterator[tuple[Cell, list[int], xr.Dataset]]:
     """Run blocks of repetitions on a cluster and give each back as soon as it is finished.
 
@@ -41,6 +47,7 @@ def run_blocks(
         address: of the scheduler, such as `"tcp://10.0.0.5:8786"`.
         blocks: cells, each (setting, network, method), with numbers of repetitions.
         network_seed: which pretrained network, as in `run_cell`.
+        settings: name -> `Setting`, if they are not the paper's.
 
     Yields:
         The cell, the repetitions and what `run_cell` returns for them, in the order in which
@@ -69,7 +76,8 @@ def run_blocks(
         def submit(cell, repetitions, submissions=1):
             future = client.submit(
                 experiments.run_cell,
-                *cell,
+                (settings or {}).get(cell[0], cell[0]),
+                *cell[1:],
                 repetitions,
                 network_seed=network_seed,
                 progress=False,

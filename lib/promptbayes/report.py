@@ -5,7 +5,6 @@ Here the two meet, and the exact predictors join them. No network runs: its stat
 """
 
 import itertools
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from . import exact, experiments, figures, results
-from .tuning import PRETRAINING
+from .experiments import Setting
 
 _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
 
@@ -22,14 +21,19 @@ _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, stric
 class Stored(NamedTuple):
     """What is stored of one setting on one network: what every figure here is drawn from."""
 
-    setting: str
+    setting: Setting
     network: str
     cells: dict[str, xr.Dataset]  # method -> cell, with the repetitions that this method has
 
     @property
     def target(self) -> str:
         """The task distribution that the methods were tuned to."""
-        return experiments.SETTINGS[self.setting].target
+        return self.setting.target
+
+    @property
+    def label(self) -> str:
+        """The network's name in figures; one that they do not know is grey."""
+        return _LABELS.get(self.network) or figures.Stranger(self.network)
 
     @property
     def untuned(self) -> xr.Dataset:
@@ -38,15 +42,17 @@ class Stored(NamedTuple):
 
     def title(self, words: str) -> str:
         """The heading of a figure."""
-        return f"{self.setting}, {_LABELS[self.network]}: {words}"
+        return f"{self.setting.name}, {self.label}: {words}"
 
 
-def stored(setting: str, network: str, *, network_seed: int | None = None, folder=None) -> Stored:
-    """Read the cells of a setting, in the order of the groups of methods.
+def stored(
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
+) -> Stored:
+    """Read the cells of a setting, in the order of the groups of methods, unknown ones last.
 
     Args:
-        setting: a key of `experiments.SETTINGS`.
-        network: `"lstm"` or `"transformer"`.
+        setting: a key of `experiments.SETTINGS`, or a `Setting`.
+        network: one of the setting's, such as `"lstm"`.
         network_seed: which pretrained network; the default one if left out.
         folder: where the results are; the package's own if left out.
 
@@ -60,13 +66,14 @@ def stored(setting: str, network: str, *, network_seed: int | None = None, folde
         ('single-coin', ('repetition', 'evaluation', 'step'))
     """
     found = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
-    order = itertools.chain(*figures.GROUPS.values())
-    cells = {method: found[method] for method in order if method in found}
-    return Stored(setting, network, cells)
+    known = list(itertools.chain(*figures.GROUPS.values()))
+    cells = {method: found[method] for method in known if method in found}
+    cells |= {figures.Stranger(name): found[name] for name in found if name not in known}
+    return Stored(experiments.setting_of(setting), network, cells)
 
 
 def figures_of(
-    setting: str, network: str, *, network_seed: int | None = None, folder=None
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
 ) -> dict[str, Figure]:
     """Every figure for which the numbers are there; arguments and errors as `stored`.
 
@@ -80,7 +87,7 @@ def figures_of(
     """
     run = stored(setting, network, network_seed=network_seed, folder=folder)
     drawn = {"pretraining-loss": pretraining_loss(run), "tuning-loss": tuning_loss(run)}
-    for task in sorted(experiments.TASKS, key=lambda task: task != run.target):
+    for task in sorted(run.setting.tasks, key=lambda task: task != run.target):
         drawn[f"regret-{task}"] = regret_curves(run, task, cumulative=False)
         drawn[f"cumulative-regret-{task}"] = regret_curves(run, task)
         drawn[f"bars-{task}"] = regret_bars(run, task)
@@ -96,9 +103,11 @@ def pretraining_loss(run: Stored) -> Figure | None:
         return None
     losses = run.untuned.pretraining_loss.values
     return figures.loss_curves(
-        {_LABELS[run.network]: losses[None]},
-        window=PRETRAINING.num_steps // len(losses),
-        optimum=_bayes_loss("random-coins", PRETRAINING.length),
+        {run.label: losses[None]},
+        window=_window(run.untuned.pretraining_step),
+        optimum=_bayes_loss(
+            run.setting.tasks[run.setting.background], run.setting.pretraining_training.length
+        ),
         title=run.title("pretraining"),
     )
 
@@ -108,14 +117,14 @@ def tuning_loss(run: Stored) -> Figure | None:
     losses = {name: cell.loss.values for name, cell in run.cells.items() if "loss" in cell}
     if not losses:
         return None
-    training = run.cells[next(iter(losses))].attrs["training"]
-    steps, length = (int(n) for n in re.findall(r"(?:num_steps|length)=(\d+)", training))
-    optimum, every = _bayes_loss(run.target, length), np.concatenate([*losses.values()])
-    points = every.shape[1]
-    cut = optimum + 2 * float(every[:, points // 10 :].max() - optimum)
+    cell = run.cells[next(iter(losses))]
+    training, every = results.experiment(cell)["training"], np.concatenate([*losses.values()])
+    optimum = _bayes_loss(run.setting.tasks[run.target], training["length"])
+    lowest = float(every.min()) if optimum is None else optimum
+    cut = lowest + 2 * float(every[:, every.shape[1] // 10 :].max() - lowest)
     return figures.loss_curves(
         losses,
-        window=steps // points,
+        window=_window(cell.tuning_step),
         optimum=optimum,
         top=cut if every.max() > cut else None,
         title=run.title("tuning"),
@@ -127,7 +136,7 @@ def regret_curves(run: Stored, evaluation: str, *, cumulative: bool = True) -> F
 
     Args:
         run: what `stored` returns.
-        evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
+        evaluation: the distribution that the sequences come from, one of the setting's tasks.
         cumulative: the running sum, or the regret of each prediction.
     """
     exactly = experiments.baselines(run.setting, evaluation)
@@ -167,8 +176,8 @@ def hard_prefixes(run: Stored) -> Figure | None:
     if "HardPT" not in run.cells:
         return None
     loss = run.cells["HardPT"].prompt_loss.mean("repetition")
-    tokens = range(experiments.TASKS[run.target].num_tokens)
-    length = experiments.SETTINGS[run.setting].prefix_length
+    tokens = range(run.setting.tasks[run.target].num_tokens)
+    length = run.cells["HardPT"].sizes["prefix"]
     prefixes = list(itertools.product(tokens, repeat=length))  # in the order of the search
     return figures.sorted_hard_prefixes(prefixes, loss, title=run.title("every hard prefix"))
 
@@ -200,8 +209,21 @@ def trajectories(run: Stored) -> Figure | None:
     return figures.prefix_trajectories(background, panels, title=run.title("prefixes"))
 
 
-def _bayes_loss(task: str, length: int) -> float:
-    """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats."""
+def _window(steps: xr.DataArray) -> int:
+    """How many gradient steps a stored loss is the mean of; the first one's middle says it."""
+    return round(2 * float(steps[0]) - 1)
+
+
+def _bayes_loss(task, length: int) -> float | None:
+    """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats.
+
+    None for what is no coin, or is none that `exact` knows.
+    """
+    if task.num_tokens != 2:
+        return None
     ones = np.arange(length + 1)
-    log_prob = exact.log_marginal(experiments.TASKS[task], np.stack([length - ones, ones], axis=-1))
+    try:
+        log_prob = exact.log_marginal(task, np.stack([length - ones, ones], axis=-1))
+    except TypeError:
+        return None
     return float(-np.sum(special.comb(length, ones) * np.exp(log_prob) * log_prob))
