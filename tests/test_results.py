@@ -249,8 +249,12 @@ def test_a_setting_lies_side_by_side(tmp_path):
     for method, repetitions in {"SoftPT": [0, 1, 2], "FullWT": [0]}.items():
         path = results.cell_path("single-coin", "lstm", method, folder=tmp_path)
         results.write(path, cell(repetitions, method))
+    untuned = cell([0], "NoTuning").drop_dims("tuning_step")
+    results.write(results.cell_path("single-coin", "lstm", "NoTuning", folder=tmp_path), untuned)
     whole = results.load("single-coin", "lstm", folder=tmp_path)
-    assert list(whole.predictor.values) == ["SoftPT", "FullWT"]
+    assert list(whole.predictor.values) == ["SoftPT", "FullWT", "NoTuning"]
+    assert np.isnan(whole.loss.sel(predictor="NoTuning")).all()
+    np.testing.assert_array_equal(whole.loss.sel(predictor="FullWT", repetition=0), [30.0] * 4)
     assert np.isnan(whole.regret.sel(predictor="FullWT", repetition=2)).all()
     assert not np.isnan(whole.regret.sel(predictor="SoftPT")).any()
 

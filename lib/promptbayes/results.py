@@ -270,6 +270,8 @@ def load(setting: str | Setting, network: str, folder=None) -> xr.Dataset:
     side_by_side = xr.concat(
         [cell.reindex(repetition=repetitions, evaluation=tasks) for cell in cells.values()],
         dim="predictor",
+        coords="minimal",
+        compat="override",
         join="exact",
         combine_attrs="drop",
     )
