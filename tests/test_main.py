@@ -20,10 +20,9 @@ def small_scale(monkeypatch, tmp_path):
         "ARCHITECTURES",
         {"lstm": NETWORKS["LSTM"], "transformer": NETWORKS["Transformer"]},
     )
-    for module in (predictor, experiments):
-        monkeypatch.setattr(
-            module, "pretrained_path", lambda *name: tmp_path / real_path(*name).name
-        )
+    monkeypatch.setattr(
+        predictor, "pretrained_path", lambda *name: tmp_path / real_path(*name).name
+    )
     return tmp_path
 
 
