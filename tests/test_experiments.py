@@ -17,9 +17,12 @@ from promptbayes import (
     Training,
     __main__,
     coin,
+    cumulative_regret,
     dirichlet,
+    evaluate,
     experiments,
     results,
+    tune,
 )
 from promptbayes.__main__ import main
 from promptbayes.predictor import pretrained_path, settings
@@ -38,6 +41,12 @@ def small_scale(monkeypatch):
     monkeypatch.setattr(experiments, "SETTINGS", small)
 
 
+WITH_MEMORY = {
+    *("single-coin", "two-coin-mixture"),
+    *("untrained-two-coin-mixture", "untrained-random-coins"),
+}
+
+
 def test_twenty_settings():
     settings = experiments.SETTINGS
     assert len(settings) * len(experiments.NETWORKS) == 20
@@ -48,6 +57,8 @@ def test_twenty_settings():
         length = 25 if name.startswith("prefix-25") else 6
         assert setting.methods["SoftPT"].length == setting.prefix_length == length
         assert setting.methods["RandomPF"].length == length
+        assert ("Memory" in setting.methods) == (name in WITH_MEMORY)
+    assert settings["single-coin"].repetitions_of("Memory") == 3
     # Table of settings in the protocol: three repetitions where the paper has three.
     three = {name for name, s in settings.items() if s.repetitions == 3}
     assert three == {n for n in settings if n.startswith(("embedding-4", "large"))}
@@ -257,6 +268,58 @@ def test_shards_share_nothing_and_miss_nothing(tmp_path):
         list(_cells(options, *everything))
 
 
+def test_a_memory_runs_from_two_starts(monkeypatch):
+    """The run with the lower last losses is the cell, the other stands beside it."""
+    name, network = "untrained-two-coin-mixture", "lstm"
+    chosen, runs, starts = experiments.SETTINGS[name], {}, []
+
+    def tuned_as_it_should_be(*arguments, start=None, **options):
+        run = tune(*arguments, start=start, **options)
+        begun = "random" if start is None else "SoftPT"
+        better = np.array([begun == "random", begun == "SoftPT"])  # in repetition 0, in 1
+        runs[begun] = run._replace(losses=run.losses + np.where(better, 0, 9)[:, None])
+        starts.append(start)
+        return runs[begun]
+
+    monkeypatch.setattr(experiments, "tune", tuned_as_it_should_be)
+    prefixes = np.random.default_rng(0).normal(size=(2, 6, 128)).astype(np.float32)
+    cell = experiments.run_cell(name, network, "Memory", [0, 1], prefixes=prefixes, progress=False)
+    assert cell.start.values.tolist() == ["random", "SoftPT"]
+    sequences = experiments.evaluation_sequences(chosen, chosen.target)
+    for r, (better, other) in enumerate([("random", "SoftPT"), ("SoftPT", "random")]):
+        theta = [np.ravel(leaf[r]) for leaf in jax.tree.leaves(runs[better].theta)]
+        np.testing.assert_array_equal(cell.theta[r], np.concatenate(theta))
+        for run, prefixed in ((runs[better], ""), (runs[other], "other_")):
+            np.testing.assert_array_equal(cell[f"{prefixed}loss"][r], run.losses[r].astype("f4"))
+            losses = evaluate(run.predictor(r), sequences)
+            expected = cumulative_regret(losses, sequences).mean[49]
+            found = cell[f"{prefixed}cumulative_regret"].sel(evaluation=chosen.target, mark=50)
+            np.testing.assert_allclose(found[r], expected, rtol=roundings(1))
+    # What SoftPT's prefix leaves is what the second run starts from: it predicts the same.
+    base, method = experiments.base_predictor(name, network), chosen.methods["Memory"]
+    assert starts[0] is None
+    for r in range(2):
+        started = method.apply(base, jax.tree.map(lambda leaf, r=r: leaf[r], starts[1]))
+        prompted = chosen.methods["SoftPT"].apply(base, prefixes[r])
+        np.testing.assert_allclose(started([[0, 1]]), prompted([[0, 1]]), atol=1e-6)
+
+
+def test_a_memory_runs_after_soft_prefixes(tmp_path):
+    """Refused without them; in one command they come first, wherever they are named."""
+    name = "untrained-two-coin-mixture"
+    command = ["reproduce", name, "--network", "lstm", "--folder", str(tmp_path), "--methods"]
+    with pytest.raises(SystemExit, match="lstm/Memory: a memory starts from SoftPT's prefix too"):
+        main([*command, "Memory", "--repetitions", "1"])
+    for count in ("1", "2"):
+        main([*command, "Memory", "SoftPT", "--repetitions", count])
+    stored = results.load_cell(name, "lstm", "Memory", tmp_path)
+    np.testing.assert_array_equal(stored.repetition, [0, 1])
+    assert set(stored.start.values) <= {"random", "SoftPT"}
+    assert stored.other_loss.dims == stored.loss.dims
+    assert stored.sizes["parameter"] == 2 * 128  # cell and hidden states of one layer
+    assert "prefix_trajectory" not in stored
+
+
 def test_untrained_is_one_fixed_initialisation():
     base = experiments.base_predictor("untrained-random-coins", "lstm")
     chosen = experiments.SETTINGS["untrained-random-coins"]
@@ -271,16 +334,14 @@ def test_what_a_setting_cannot_be_is_said():
         ({"target": "typo"}, "`target` must be one of `tasks`, random-coins, .* got 'typo'"),
         ({"target": "mine", "tasks": {"mine": coin(0.3)}}, "`pretraining` must be one of"),
         ({"networks": {"gru": "gru"}}, "`networks`: gru must be one of lstm, transformer"),
-        ({"networks": {"mine": 3}}, "`networks`: mine must be a name of ARCHITECTURES, an Arch"),
-        ({"tasks": paper | {"die": dirichlet([1.0] * 3)}}, "`tasks` must have one alphabet"),
-        ({"tasks": paper | {"mine": 0.3}}, "`tasks`: mine must have num_tokens and sample"),
+        ({"networks": {"mine": NETWORKS["LSTM"]}}, "`networks`: mine .* Pretrain it first"),
+        ({"tasks": paper | {"die": dirichlet([1.0] * 3)}}, "`tasks`: die must have the alphabet"),
+        ({"tasks": paper | {"mine": 0.3}}, "`tasks` must be pytrees of numbers, .* got 0.3"),
         ({"tasks": paper | {"a/b": coin(0.3)}}, "`tasks` must have names of letters"),
         (
             {"tasks": paper | {"random-coins": dirichlet([2.0, 1.0])}},
-            "comes with the package pretrained on random coins; give ARCHITECTURES",
+            "`networks`: lstm comes pretrained on random coins alone",
         ),
-        ({"repetitions": 0}, "`repetitions` must be an int of at least 1, got 0"),
-        ({"training": 1000}, "`training` must be a Training"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             setting(**{"target": "single-coin"} | fields)
@@ -312,7 +373,8 @@ def test_the_seed_of_an_evaluation_set_is_its_name():
     for number, (name, task) in enumerate(experiments.TASKS.items()):
         key = jax.random.fold_in(jax.random.key(2048), number)
         expected = task.sample(key, 8, 200).tokens
-        found = experiments.evaluation_sequences(name, num_sequences=8).tokens
+        setting = replace(PAPER["single-coin"], num_evaluation=8)
+        found = experiments.evaluation_sequences(setting, name).tokens
         np.testing.assert_array_equal(found, expected)
     seeds = {experiments.evaluation_seed(name) for name in ("worn", "coin", "a", "b")}
     assert len(seeds) == 4
@@ -324,7 +386,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from promptbayes import LSTM, Sequences, random_coins
+from promptbayes import LSTM, Sequences, initialise, random_coins
 from promptbayes.experiments import Setting, methods_named
 
 
@@ -357,7 +419,7 @@ SETTINGS = {
     "sticky": Setting(
         target="sticky-coin",
         tasks={"sticky-coin": Sticky(0.9), "random-coins": random_coins()},
-        networks={"small": LSTM(embedding_width=6, width=8)},
+        networks={"small": initialise(LSTM(embedding_width=6, width=8), jax.random.key(0))},
         methods=methods_named("HardPT", "SoftPT", "RandomPF", length=2) | {"Bias": Bias()},
         repetitions=2,
         num_evaluation=8,
@@ -399,14 +461,12 @@ def test_own_settings_are_run_printed_and_drawn(tmp_path):
     assert said["tasks"]["sticky-coin"]["stay"] == 0.9
     assert said["tasks"]["sticky-coin"]["kind"] == "Sticky"
     assert (said["training"]["num_steps"], said["training"]["batch_size"]) == (4, 8)
-    assert cells["NoTuning"].pretraining_loss.shape == (4,)
-    assert "pretrained-0.safetensors is not there: pretraining it first" in ran.stdout
     assert "0 repetitions to run" in ran.stdout  # the second time
     for row in ("sticky small Bias", "sticky small NoTuning"):
         assert row in " ".join(ran.stdout.split())
-    assert "sticky: TargetBayes on sticky-coin is left out" in ran.stdout
+    assert "sticky: `exact` knows no Bayes predictor of sticky-coin" in ran.stdout
     assert "not the setting's training, but 4 steps of 8 sequences" in ran.stdout
     assert "TargetBayes of the paper's" in ran.stdout
     drawn = {path.stem for path in (out / "sticky" / "small").iterdir()}
-    assert {"pretraining-loss", "tuning-loss", "hard-prefixes", "states", "trajectories"} <= drawn
+    assert {"tuning-loss", "hard-prefixes", "states", "trajectories"} <= drawn
     assert {"bars-sticky-coin", "cumulative-regret-random-coins"} <= drawn

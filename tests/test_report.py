@@ -36,6 +36,7 @@ def cell(setting, method, repetitions, seed=0):
     if method in ("SoftPT", "FullWT"):
         dims, loss = draw(["tuning_step"], 100)
         variables["loss"] = dims, 26 + loss
+        variables["tuning_step"] = "tuning_step", 5.5 + 10 * np.arange(100)
     if method == "HardPT":
         variables["prompt_loss"] = draw(["prompt"], 64)
         variables["best_prompt"] = draw(["prefix"], 6)
@@ -46,6 +47,7 @@ def cell(setting, method, repetitions, seed=0):
         variables["background_tau"] = draw(["background_sequence"], 10)
         if setting == SETTING:
             variables["pretraining_loss"] = draw(["pretraining_step"], 100)
+            variables["pretraining_step"] = "pretraining_step", 5.5 + 10 * np.arange(100)
         for name in {"background", "background_tau", "pretraining_loss"} & variables.keys():
             dims, values = variables[name]
             variables[name] = dims[1:], values[0]  # the network is the same in all repetitions

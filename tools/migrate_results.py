@@ -9,6 +9,7 @@ it can run as often as one likes.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,11 +41,13 @@ def migrate(path: Path) -> bool:
     if old.evaluation.values.tolist() != list(chosen.tasks):
         raise ValueError(f"{path} was evaluated on {old.evaluation.values}, not {[*chosen.tasks]}.")
     renamed = old.rename_vars(prompt="best_prompt") if method == "HardPT" else old
-    variables = {
+    variables: dict[str, Any] = {
         name: (variable.dims, variable.values)
         for name, variable in renamed.variables.items()
         if name not in renamed.dims
     }
+    for axis in {"tuning_step", "pretraining_step"} & old.sizes.keys():
+        variables[axis] = axis, 5.5 + 10 * np.arange(old.sizes[axis])  # middles of ten steps
     if "theta" in variables:
         how, architecture = chosen.methods[method], chosen.architecture(network)
         key = jax.random.key(0)

@@ -6,6 +6,7 @@ Each command has `--help` with an example.
 import argparse
 import functools
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import cluster, experiments, predictor, report, results
-from .experiments import Pretrained, Setting
+from .experiments import Setting
 from .methods import METHODS
 from .networks import Architecture
 from .predictor import initialise
@@ -95,37 +96,24 @@ def _choose(options) -> tuple[dict[str, Setting], Path]:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"`setting` must be one of {', '.join(known)}, got {', '.join(unknown)}.")
     chosen = {name: known[name] for name in names or known}
-    networks = dict.fromkeys(network for setting in chosen.values() for network in setting.networks)
+    networks = _networks(chosen.values())
     if options.network not in (None, *networks):
         known = ", ".join(networks)
         raise ValueError(f"`--network` must be one of {known}, got {options.network}.")
     beside = Path(files[0]).with_suffix("") if files else Path("promptbayes")
     folder = beside.with_name(f"{beside.name}-results") if files else results.FOLDER
-    if (options.steps, options.batch) != (None, None):
+    sizes = {"num_steps": options.steps, "batch_size": options.batch}
+    if sizes := {name: size for name, size in sizes.items() if size is not None}:
         folder = beside.with_name(f"{beside.name}-quick")
-        chosen = {name: _quick(setting, options) for name, setting in chosen.items()}
+        for name, setting in chosen.items():
+            chosen[name] = replace(setting, training=replace(setting.training, **sizes))
     return chosen, Path(options.folder or folder)
 
 
-def _networks(setting: Setting, options) -> list[str]:
-    return [network for network in setting.networks if options.network in (None, network)]
-
-
-def _quick(setting: Setting, options) -> Setting:
-    """The setting with other numbers of steps and sequences."""
-
-    def shorter(training):
-        return replace(
-            training,
-            num_steps=training.num_steps if options.steps is None else options.steps,
-            batch_size=training.batch_size if options.batch is None else options.batch,
-        )
-
-    return replace(
-        setting,
-        training=shorter(setting.training),
-        pretraining_training=shorter(setting.pretraining_training),
-    )
+def _networks(settings: Iterable[Setting], only: str | None = None) -> list[str]:
+    """Names of the networks of some settings, each once, or the only one that is asked for."""
+    names = dict.fromkeys(name for setting in settings for name in setting.networks)
+    return [name for name in names if only in (None, name)]
 
 
 def _add_settings(command, verb: str) -> None:
@@ -179,135 +167,106 @@ def _add_reproduce(commands) -> None:
 def _reproduce(options) -> None:
     """Run every missing repetition of every chosen cell, a block at a time."""
     chosen, folder = _choose(options)
-    unfinished: list[str] = []  # what cannot be run or stored
-    blocks = list(_blocks(options, chosen, folder, unfinished))
-    networks = _missing_networks(blocks, chosen, options.network_seed)
+    refused: list[str] = []  # what cannot be run or stored, and why
+    blocks = list(_blocks(options, chosen, folder, refused))
+    shipped = dict.fromkeys(  # each once
+        str(value)
+        for (name, network, _), _ in blocks
+        if isinstance(value := chosen[name].networks[network], str) and chosen[name].pretraining
+    )
+    paths = {name: predictor.pretrained_path(name, options.network_seed) for name in shipped}
+    missing = [name for name, path in paths.items() if not path.is_file()]
     if options.dry_run:
-        _forecast(blocks, networks, chosen)
+        _forecast(blocks, missing, chosen)
     else:
-        for name in networks:
-            missing = predictor.pretrained_path(name, options.network_seed).name
-            print(f"{missing} is not there: pretraining it first.", flush=True)
+        for name in missing:
+            print(f"{paths[name].name} is not there: pretraining it first.", flush=True)
             _pretrain_network(name, options.network_seed)
-        _run(
-            blocks, options, _with_own_networks(blocks, options, chosen, folder), folder, unfinished
-        )
-    if unfinished:
-        raise SystemExit("\n".join(["Not run or not stored:", *dict.fromkeys(unfinished)]))
+        _run(blocks, options, chosen, folder, refused)
+    if refused:
+        raise SystemExit("\n".join(["Not run or not stored:", *dict.fromkeys(refused)]))
 
 
-def _run(blocks, options, chosen: dict[str, Setting], folder: Path, unfinished: list[str]) -> None:
+def _run(blocks, options, chosen: dict[str, Setting], folder: Path, refused: list[str]) -> None:
+    """Run blocks and store them: NoTuning, by which others know their network, memories last."""
     print(f"{sum(len(block) for _, block in blocks)} repetitions to run, into {folder}", flush=True)
+
+    def stage(cell: cluster.Cell) -> int:
+        last = chosen[cell[0]].starts_from_prefixes(cell[2])
+        return 2 if last else int(cell[2] != "NoTuning")
+
+    def refuse(cell: cluster.Cell, reason: Exception) -> None:
+        refused.append(f"{'/'.join(cell)}: {reason}")
+        tqdm.write(refused[-1])
+
     # Cells differ a hundredfold in work: time left is told from the work that is left.
     works = {cell: experiments.work(chosen[cell[0]], *cell[1:]) for cell, _ in blocks}
     total = sum(works[cell] * len(block) for cell, block in blocks)
     with tqdm(total=total, desc="reproduce", smoothing=0, bar_format=_BAR) as bar:
-        untuned = [block for block in blocks if block[0][2] == "NoTuning"]
-        others = [block for block in blocks if block[0][2] != "NoTuning"]
-        for some in filter(None, (untuned, others)):  # what a cell's network is, is stored first
-            seed = options.network_seed
-            if options.dask:
-                own = {n: s for n, s in chosen.items() if s is not experiments.SETTINGS.get(n)}
-                finished = cluster.run_blocks(options.dask, some, network_seed=seed, settings=own)
+        for now in range(3):
+            ready: list[cluster.Block] = []
+            for cell, block in (block for block in blocks if stage(block[0]) == now):
+                try:
+                    ready.append(_ready(cell, block, options, chosen, folder))
+                except ValueError as reason:
+                    refuse(cell, reason)
+            if options.dask and ready:
+                finished = cluster.run_blocks(options.dask, ready)
             else:
-                finished = _run_here(some, seed, chosen, folder, bar)
+                finished = _run_here(ready, chosen, folder, bar)
             try:
                 for cell, block, done in finished:
                     try:
-                        path = results.cell_path(*cell, seed, folder)
-                        results.append(path, _unless_refused(done))
-                    except ValueError as refused:
-                        unfinished.append(f"{'/'.join(cell)}: {refused}")
-                        tqdm.write(f"{unfinished[-1]}")
+                        if isinstance(done, Exception):
+                            raise done
+                        results.append(_path(cell, options, folder), done)
+                    except (TypeError, ValueError) as reason:
+                        refuse(cell, reason)
                     bar.update(works[cell] * len(block))
             except cluster.UnfinishedError as error:
-                unfinished.append(str(error))
+                refused.append(str(error))
 
 
-def _missing_networks(
-    blocks: list[cluster.Block], chosen: dict[str, Setting], network_seed
-) -> list[str]:
-    """Networks of the package that cells start from and whose weights are not there."""
-    names = {
-        chosen[setting].networks[network]: None  # in order, each once
-        for (setting, network, _), _ in blocks
-        if chosen[setting].pretraining is not None
-    }
-    return [
-        name
-        for name in names
-        if isinstance(name, str) and not predictor.pretrained_path(name, network_seed).is_file()
-    ]
+def _path(cell: cluster.Cell, options, folder: Path) -> Path:
+    return results.cell_path(*cell, options.network_seed, folder)
 
 
-def _with_own_networks(
-    blocks: list[cluster.Block], options, chosen: dict[str, Setting], folder: Path
-) -> dict[str, Setting]:
-    """Architectures pretrained as their settings say, once; kept beside the results."""
-    chosen, seed = dict(chosen), options.network_seed
-    for name, network in dict.fromkeys(cell[:2] for cell, _ in blocks):
-        value = chosen[name].networks[network]
-        if seed is not None and isinstance(value, Pretrained | predictor.Predictor):
-            raise ValueError(f"`--network-seed`: {name} has but one {network}, given by value.")
-        if isinstance(value, Architecture) and chosen[name].pretraining is not None:
-            path = folder / name / network / f"pretrained-{seed or 0}.safetensors"
-            made = _own_network(path, chosen[name], network, seed or 0)
-            networks = {**chosen[name].networks, network: made}
-            chosen[name] = replace(chosen[name], networks=networks)
-    return chosen
+def _ready(cell, repetitions, options, chosen: dict[str, Setting], folder: Path) -> cluster.Block:
+    """A block with all that `run_cell` needs, of what is stored so far."""
+    name, network, method = cell
+    setting, more = chosen[name], {"network_seed": options.network_seed}
+    if setting is not experiments.SETTINGS.get(name):
+        more["setting"] = setting
+    if setting.starts_from_prefixes(method):
+        stored = results.soft_prefixes(name, network, repetitions, options.network_seed, folder)
+        more["prefixes"] = stored
+    return cluster.Block(cell, repetitions, more)
 
 
-def _own_network(path: Path, setting: Setting, network: str, seed: int) -> Pretrained:
-    said = {
-        "task": experiments.describe(setting.tasks[str(setting.pretraining)]),
-        "training": asdict(setting.pretraining_training),
-        "architecture": repr(setting.architecture(network)),
-        "seed": seed,
-    }
-    if not path.is_file():
-        print(f"{path} is not there: pretraining it first.", flush=True)
-        made = experiments.pretrained_on(setting, network, jax.random.key(seed))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        predictor.save(path, made.predictor, said | {"losses": made.losses.tolist()})
-    stored = predictor.settings(path)
-    if differing := [name for name in said if stored.get(name) != said[name]]:
-        raise ValueError(
-            f"`networks`: {path} was pretrained with another {' and '.join(differing)}. Keep the "
-            "two apart (`--folder`)."
-        )
-    return Pretrained(predictor.load(path), np.asarray(stored["losses"]))
-
-
-def _run_here(blocks: list[cluster.Block], seed: int | None, chosen, folder: Path, bar):
+def _run_here(blocks: list[cluster.Block], chosen: dict[str, Setting], folder: Path, bar):
     """Blocks one after the other; for one that cannot be, the error instead of a dataset."""
-    for cell, block in blocks:
-        bar.set_postfix_str("/".join(cell))
-        setting, (name, network, method) = chosen[cell[0]], cell
+    for block in blocks:
+        (name, network, method), seed = block.cell, block.options["network_seed"]
+        bar.set_postfix_str("/".join(block.cell))
         try:
             results.check_network(
                 results.cell_path(name, network, method, seed, folder),
-                experiments.cell_attributes(setting, network, method, seed),
-                experiments.untuned_regret(setting, network, seed),
+                experiments.cell_attributes(chosen[name], network, method, seed),
+                experiments.untuned_regret(chosen[name], network, seed),
             )
-            done = experiments.run_cell(setting, network, method, block, network_seed=seed)
-        except (TypeError, ValueError) as refused:
-            done = ValueError(str(refused))
-        yield cell, block, done
+            done = experiments.run_cell(**block.arguments())
+        except (TypeError, ValueError) as reason:
+            done = reason
+        yield block.cell, block.repetitions, done
 
 
-def _unless_refused(done):
-    if isinstance(done, ValueError):
-        raise done
-    return done
-
-
-def _forecast(blocks: list[cluster.Block], networks: list[str], chosen: dict[str, Setting]) -> None:
+def _forecast(blocks, networks: list[str], chosen: dict[str, Setting]) -> None:
     """What is missing, and how long it takes at the speed of a few steps on this machine."""
     hours: dict[tuple[str, str], float] = {}
     speed = functools.cache(_speed)
     for cell, block in blocks:
-        setting, network, _ = cell
-        work = experiments.work(chosen[setting], *cell[1:])
+        setting, network, method = cell
+        work = experiments.work(chosen[setting], network, method)
         seconds = work / speed(chosen[setting].architecture(network))  # side by side
         hours[setting, network] = hours.get((setting, network), 0.0) + seconds / 3600
         repetitions = ", ".join(map(str, block))
@@ -342,25 +301,21 @@ def _speed(architecture: Architecture) -> float:
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 
 
-def _blocks(options, chosen: dict[str, Setting], folder: Path, unfinished: list[str]):
+def _blocks(options, chosen: dict[str, Setting], folder: Path, refused: list[str]):
     """What is missing, in blocks of as many repetitions as run side by side.
 
     Before other cells of a network come its NoTuning cells, asked for or not, where there are none.
     """
     size = max(1, len(jax.devices()))
-    cells = dict(_cells(options, chosen, folder, unfinished))
-    untuned: dict[cluster.Cell, list[int]] = {
-        (cell[0], cell[1], "NoTuning"): [0] for cell, missing in cells.items() if missing
-    }
+    cells = dict(_cells(options, chosen, folder, refused))
+    untuned = {(*cell[:2], "NoTuning"): [0] for cell, missing in cells.items() if missing}
     for cell, missing in (untuned | cells).items():
-        path = results.cell_path(*cell, options.network_seed, folder)
-        if cell[2] == "NoTuning" and path.is_file():
-            continue
-        for start in range(0, len(missing), size):
-            yield cell, missing[start : start + size]
+        if cell[2] != "NoTuning" or not _path(cell, options, folder).is_file():
+            for start in range(0, len(missing), size):
+                yield cell, missing[start : start + size]
 
 
-def _cells(options, chosen: dict[str, Setting], folder: Path, unfinished: list[str]):
+def _cells(options, chosen: dict[str, Setting], folder: Path, refused: list[str]):
     """Chosen cells with the repetitions they lack; those that cannot be run are named."""
     try:
         index, count = map(int, options.shard.split("/"))
@@ -372,22 +327,22 @@ def _cells(options, chosen: dict[str, Setting], folder: Path, unfinished: list[s
         raise ValueError(f"`--methods` must be of {', '.join(known)}, got {', '.join(unknown)}.")
     cells: list[cluster.Cell] = []
     for name, setting in chosen.items():
-        for network in _networks(setting, options):
+        for network in _networks([setting], options.network):
             possible = setting.methods_for(network)
             for method in options.methods or possible:
                 if method in possible:
                     cells.append((name, network, method))
                 elif method in setting.methods:
                     reason = setting.refusal(network, method)
-                    unfinished.append(f"{name}/{network}/{method} cannot be run: {reason}")
+                    refused.append(f"{name}/{network}/{method} cannot be run: {reason}")
                 elif options.settings:
-                    unfinished.append(f"{name}/{network}/{method}: no method of this setting")
+                    refused.append(f"{name}/{network}/{method}: no method of this setting")
     for cell in cells[index - 1 :: count]:
         wanted = chosen[cell[0]].repetitions_of(cell[2])
         if options.repetitions is not None and cell[2] != "NoTuning":
             wanted = options.repetitions
-        path = results.cell_path(*cell, options.network_seed, folder)
-        have = set(results.read(path).repetition.values.tolist()) if path.is_file() else set()
+        path = _path(cell, options, folder)
+        have = results.read(path).repetition.values.tolist() if path.is_file() else []
         yield cell, [r for r in range(wanted) if r not in have]
 
 
@@ -408,7 +363,7 @@ def _table(options) -> None:
     (chosen, folder), others = _choose(options), []
     print(columns.format(*heading.split()))
     for name, setting in chosen.items():
-        for network in _networks(setting, options):
+        for network in _networks([setting], options.network):
             try:
                 rows = results.summary(setting, network, folder=folder)
             except FileNotFoundError:
@@ -424,7 +379,8 @@ def _table(options) -> None:
             if said != asdict(setting.training):
                 size = f"{said['num_steps']} steps of {said['batch_size']} sequences"
                 others.append(f"{name}, {network}: not the setting's training, but {size}")
-        others += _left_out(setting)
+        if not experiments.baselines(setting, setting.target):
+            others.append(f"{name}: `exact` knows no Bayes predictor of {setting.target}")
     print(
         "\nNats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % "
         "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "
@@ -434,31 +390,14 @@ def _table(options) -> None:
         if name in experiments.FINDINGS and setting is experiments.SETTINGS[name]:
             print(f"\n{name}: not as the paper claims. {experiments.FINDINGS[name]}.")
     print(*others, sep="\n")
-    _print_times(options, chosen, folder)
-
-
-def _left_out(setting: Setting) -> list[str]:
-    """What `exact` cannot compute of a setting, in words."""
-    return [
-        f"{setting.name}: {baseline} on {task} is left out. {reason}"
-        for task in setting.tasks
-        for baseline, reason in experiments.left_out(setting, task).items()
-    ]
-
-
-def _print_times(options, chosen: dict[str, Setting], folder: Path) -> None:
-    """Hours that the stored results took to compute."""
-    networks = dict.fromkeys(n for setting in chosen.values() for n in _networks(setting, options))
+    networks = _networks(chosen.values(), options.network)
     columns, devices, whole = "{:<28}" + len(networks) * " {:>12}", set(), 0.0
     print("\n" + columns.format("hours of computing", *networks))
     for name in chosen:
-        hours = []
-        for network in networks:
-            seconds, where = results.computing_time(name, network, folder)
-            hours.append(f"{seconds / 3600:.2f}")
-            devices |= where
-            whole += seconds / 3600
-        print(columns.format(name, *hours))
+        taken = [results.computing_time(name, network, folder) for network in networks]
+        print(columns.format(name, *(f"{seconds / 3600:.2f}" for seconds, _ in taken)))
+        whole += sum(seconds for seconds, _ in taken) / 3600
+        devices |= set().union(*(where for _, where in taken))
     print(f"{whole:.1f} in all, on {' and '.join(sorted(devices)) or 'nothing yet'}")
 
 
@@ -466,7 +405,6 @@ def _texts(row: results.Summary) -> list[str]:
     """One row of the table, as text."""
     if not row.repetitions:
         return [row.predictor, f"{row.median:.3f}", "", "exact", "", "", ""]
-    several = len(row.networks) > 1
     networks = f"{min(row.networks):.3f} to {max(row.networks):.3f} ({len(row.networks)})"
     return [
         row.predictor,
@@ -474,7 +412,7 @@ def _texts(row: results.Summary) -> list[str]:
         f"{row.low:.3f} to {row.high:.3f}" if row.repetitions > 1 else "",
         str(row.repetitions),
         f"{row.error:.3f}",
-        networks if several else "",
+        networks if len(row.networks) > 1 else "",
         "" if row.paper is None else f"{row.paper:.2f}",
     ]
 
@@ -497,7 +435,7 @@ def _figures(options) -> None:
     """Draw into OUT/setting/network/; what is not computed is named and skipped."""
     chosen, folder = _choose(options)
     for name, setting in chosen.items():
-        for network in _networks(setting, options):
+        for network in _networks([setting], options.network):
             try:
                 drawn = report.figures_of(setting, network, folder=folder)
             except FileNotFoundError:
@@ -511,8 +449,6 @@ def _figures(options) -> None:
             for figure_name, figure in drawn.items():
                 figure.savefig(place / f"{figure_name}.{options.format}", dpi=200)
             print(f"{place}: {len(drawn)} figures", flush=True)
-        for line in _left_out(setting):
-            print(line)
 
 
 if __name__ == "__main__":

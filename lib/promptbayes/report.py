@@ -14,6 +14,7 @@ from scipy import special
 
 from . import exact, experiments, figures, results
 from .experiments import Setting
+from .tuning import PRETRAINING
 
 _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
 
@@ -24,11 +25,6 @@ class Stored(NamedTuple):
     setting: Setting
     network: str
     cells: dict[str, xr.Dataset]  # method -> cell, with the repetitions that this method has
-
-    @property
-    def target(self) -> str:
-        """The task distribution that the methods were tuned to."""
-        return self.setting.target
 
     @property
     def label(self) -> str:
@@ -50,19 +46,11 @@ def stored(
 ) -> Stored:
     """Read the cells of a setting, in the order of the groups of methods, unknown ones last.
 
-    Args:
-        setting: a key of `experiments.SETTINGS`, or a `Setting`.
-        network: one of the setting's, such as `"lstm"`.
-        network_seed: which pretrained network; the default one if left out.
-        folder: where the results are; the package's own if left out.
-
-    Raises:
-        ValueError: an unknown setting or network, or a damaged file.
-        FileNotFoundError: nothing of it has been computed.
+    Arguments and errors are those of `results.load_cells`.
 
     Example:
         >>> run = stored("single-coin", "lstm")
-        >>> run.target, run.cells["SoftPT"].regret.dims
+        >>> run.setting.target, run.cells["SoftPT"].regret.dims
         ('single-coin', ('repetition', 'evaluation', 'step'))
     """
     found = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
@@ -87,7 +75,7 @@ def figures_of(
     """
     run = stored(setting, network, network_seed=network_seed, folder=folder)
     drawn = {"pretraining-loss": pretraining_loss(run), "tuning-loss": tuning_loss(run)}
-    for task in sorted(run.setting.tasks, key=lambda task: task != run.target):
+    for task in sorted(run.setting.tasks, key=lambda task: task != run.setting.target):
         drawn[f"regret-{task}"] = regret_curves(run, task, cumulative=False)
         drawn[f"cumulative-regret-{task}"] = regret_curves(run, task)
         drawn[f"bars-{task}"] = regret_bars(run, task)
@@ -101,15 +89,11 @@ def pretraining_loss(run: Stored) -> Figure | None:
     """Loss of the network while it was pretrained; None if it was not, or NoTuning is missing."""
     if "pretraining_loss" not in run.untuned:
         return None
-    losses = run.untuned.pretraining_loss.values
-    return figures.loss_curves(
-        {run.label: losses[None]},
-        window=_window(run.untuned.pretraining_step),
-        optimum=_bayes_loss(
-            run.setting.tasks[run.setting.background], run.setting.pretraining_training.length
-        ),
-        title=run.title("pretraining"),
-    )
+    losses = {run.label: run.untuned.pretraining_loss.values[None]}
+    optimum = _bayes_loss(run.setting.tasks[str(run.setting.pretraining)], PRETRAINING.length)
+    window = _window(run.untuned.pretraining_step)
+    title = run.title("pretraining")
+    return figures.loss_curves(losses, window=window, optimum=optimum, title=title)
 
 
 def tuning_loss(run: Stored) -> Figure | None:
@@ -118,33 +102,28 @@ def tuning_loss(run: Stored) -> Figure | None:
     if not losses:
         return None
     cell = run.cells[next(iter(losses))]
-    training, every = results.experiment(cell)["training"], np.concatenate([*losses.values()])
-    optimum = _bayes_loss(run.setting.tasks[run.target], training["length"])
+    length, every = (
+        results.experiment(cell)["training"]["length"],
+        np.concatenate([*losses.values()]),
+    )
+    optimum = _bayes_loss(run.setting.tasks[run.setting.target], length)
     lowest = float(every.min()) if optimum is None else optimum
     cut = lowest + 2 * float(every[:, every.shape[1] // 10 :].max() - lowest)
-    return figures.loss_curves(
-        losses,
-        window=_window(cell.tuning_step),
-        optimum=optimum,
-        top=cut if every.max() > cut else None,
-        title=run.title("tuning"),
-    )
+    top = cut if every.max() > cut else None
+    window, title = _window(cell.tuning_step), run.title("tuning")
+    return figures.loss_curves(losses, window=window, optimum=optimum, top=top, title=title)
 
 
 def regret_curves(run: Stored, evaluation: str, *, cumulative: bool = True) -> Figure:
     """Regret of what is stored and of the exact predictors after 1 to 200 predictions.
 
-    Args:
-        run: what `stored` returns.
-        evaluation: the distribution that the sequences come from, one of the setting's tasks.
-        cumulative: the running sum, or the regret of each prediction.
+    Sequences come from `evaluation`, one of the setting's tasks; drawn is the running sum, or if
+    not `cumulative` the regret of each prediction.
     """
     exactly = experiments.baselines(run.setting, evaluation)
     curves = {
         name: cell.regret.sel(evaluation=evaluation).values for name, cell in run.cells.items()
-    }
-    for name, total in exactly.items():
-        curves[name] = np.diff(total, prepend=0.0)
+    } | {name: np.diff(total, prepend=0.0) for name, total in exactly.items()}
     if cumulative:
         curves = {name: curve.cumsum(axis=-1) for name, curve in curves.items()}
     title = run.title(f"evaluated on {evaluation}")
@@ -160,11 +139,11 @@ def regret_bars(run: Stored, evaluation: str) -> Figure:
         ['n = 50', 'n = 100', 'n = 200']
     """
     exactly = experiments.baselines(run.setting, evaluation)
-    totals = {
-        name: cell.cumulative_regret.sel(evaluation=evaluation) for name, cell in run.cells.items()
-    }
     panels = {
-        f"n = {mark}": {name: total.sel(mark=mark) for name, total in totals.items()}
+        f"n = {mark}": {
+            name: cell.cumulative_regret.sel(evaluation=evaluation, mark=mark)
+            for name, cell in run.cells.items()
+        }
         | {name: curve[mark - 1] for name, curve in exactly.items()}
         for mark in experiments.MARKS
     }
@@ -175,10 +154,10 @@ def hard_prefixes(run: Stored) -> Figure | None:
     """The loss of every hard prefix, its mean over repetitions; None without HardPT."""
     if "HardPT" not in run.cells:
         return None
-    loss = run.cells["HardPT"].prompt_loss.mean("repetition")
-    tokens = range(run.setting.tasks[run.target].num_tokens)
-    length = run.cells["HardPT"].sizes["prefix"]
-    prefixes = list(itertools.product(tokens, repeat=length))  # in the order of the search
+    cell = run.cells["HardPT"]
+    tokens = range(run.setting.tasks[run.setting.target].num_tokens)
+    prefixes = np.array([*itertools.product(tokens, repeat=cell.sizes["prefix"])])  # as searched
+    loss = cell.prompt_loss.mean("repetition")
     return figures.sorted_hard_prefixes(prefixes, loss, title=run.title("every hard prefix"))
 
 
@@ -215,15 +194,10 @@ def _window(steps: xr.DataArray) -> int:
 
 
 def _bayes_loss(task, length: int) -> float | None:
-    """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats.
-
-    None for what is no coin, or is none that `exact` knows.
-    """
-    if task.num_tokens != 2:
-        return None
+    """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats."""
     ones = np.arange(length + 1)
     try:
         log_prob = exact.log_marginal(task, np.stack([length - ones, ones], axis=-1))
-    except TypeError:
+    except (TypeError, ValueError):  # no coin, or none that `exact` knows
         return None
     return float(-np.sum(special.comb(length, ones) * np.exp(log_prob) * log_prob))

@@ -42,18 +42,17 @@ def write(path, dataset: xr.Dataset) -> None:
     """Write a cell, in one step as seen from outside."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoding = {}
-    for name in _PACKED:
-        if name in dataset:
-            largest = float(np.abs(dataset[name]).max()) or 1.0
-            encoding[name] = {
-                "dtype": "int16",
-                "scale_factor": largest / 32500,
-                "_FillValue": np.int16(-32768),
-            }
+    encoding = {
+        name: {
+            "dtype": "int16",
+            "scale_factor": (float(np.abs(dataset[name]).max()) or 1.0) / 32500,
+            "_FillValue": np.int16(-32768),
+        }
+        for name in map(str, dataset.data_vars)
+        if name.removeprefix("other_") in _PACKED
+    }
     unfinished = path.with_name(path.name + ".part")
-    plain = dataset.drop_encoding()
-    plain.to_netcdf(unfinished, engine="scipy", encoding=encoding)
+    dataset.drop_encoding().to_netcdf(unfinished, engine="scipy", encoding=encoding)
     unfinished.replace(path)
 
 
@@ -161,13 +160,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def check_network(path, attributes: Mapping[str, Any], untuned_regret: xr.DataArray) -> None:
     """Raise unless this network's NoTuning cell lies beside the cell, or this is that cell.
 
-    Args:
-        path: of a cell.
-        attributes: of that cell, see `experiments.cell_attributes`.
-        untuned_regret: of the network as tuning finds it, nats [evaluation, mark].
-
-    Raises:
-        ValueError: there is no NoTuning cell; it is of another experiment or another network.
+    `attributes` are the cell's, see `experiments.cell_attributes`; `untuned_regret` is the
+    network's as tuning finds it, nats [evaluation, mark].
     """
     path, method = Path(path), str(attributes["method"])
     untuned = path.with_name(path.name.replace(method, "NoTuning", 1))
@@ -193,20 +187,10 @@ def check_network(path, attributes: Mapping[str, Any], untuned_regret: xr.DataAr
 def check_same(
     path, there: Mapping[str, Any], here: Mapping[str, Any], but: tuple[str, ...] = ()
 ) -> None:
-    """Raise if two cells are not of one experiment, and name what differs.
-
-    Args:
-        path: of the stored one.
-        there: its attributes.
-        here: those of the other.
-        but: names of what may differ.
-    """
-    names = ("setting", "network", "network_seed", "method")
-    pairs = [
-        ({name: cell[name] for name in names} | json.loads(cell["experiment"]))
-        for cell in (there, here)
-    ]
-    stored, now = ({k: v for k, v in pair.items() if k not in but} for pair in pairs)
+    """Raise if two cells, by their attributes, are not of one experiment, and name what differs."""
+    names = ("setting", "network", "network_seed")
+    both = ({k: cell[k] for k in names} | json.loads(cell["experiment"]) for cell in (there, here))
+    stored, now = ({k: v for k, v in said.items() if k not in but} for said in both)
     if differences := list(_differences(stored, now)):
         raise ValueError(
             f"`path`: {path} is of another experiment: {'; '.join(differences)}. Keep the two "
@@ -308,6 +292,27 @@ def load_cell(setting: str | Setting, network: str, method: str, folder=None) ->
     return read(cell_path(setting, network, method, folder=folder))
 
 
+def soft_prefixes(
+    setting: str | Setting, network: str, repetitions, network_seed: int | None = None, folder=None
+) -> np.ndarray:
+    """What SoftPT found in some repetitions, [repetition, prefix, width]: starts of a memory.
+
+    Raises:
+        ValueError: these repetitions of SoftPT are not stored.
+    """
+    path = cell_path(setting, network, "SoftPT", network_seed, folder)
+    stored = read(path) if path.is_file() else None
+    lacking = [r for r in repetitions if stored is None or r not in stored.repetition]
+    if stored is None or lacking:
+        raise ValueError(
+            f"a memory starts from SoftPT's prefix too, and {path} has no repetitions {lacking}: "
+            "run SoftPT first."
+        )
+    theta = stored.theta.sel(repetition=list(repetitions))
+    (shape,) = json.loads(theta.attrs["shapes"]).values()
+    return theta.values.reshape(-1, *shape)
+
+
 class Summary(NamedTuple):
     """What a table says of one predictor: cumulative regret on the target, in nats."""
 
@@ -360,7 +365,7 @@ def summary(setting: str | Setting, network: str, *, mark: int = 50, folder=None
         ]
         error = float(cell.cumulative_regret_error.max())
         reported = papers and method == "SoftPT" and mark == experiments.MARKS[0]
-        paper = experiments.PAPER.get((chosen.name, network)) if reported else None
+        paper = experiments.PAPER.get(chosen.name, {}).get(network) if reported else None
         rows.append(
             Summary(str(method), median, low, high, len(runs), error, (median, *others), paper)
         )
