@@ -231,10 +231,16 @@ def _refusal(how, architecture: Architecture) -> str:
     if isinstance(how, HardPrefix | NoTuning | RandomPrefix):
         return ""
     try:
-        jax.eval_shape(lambda: how.check(initialise(architecture, jax.random.key(0))))
+        jax.eval_shape(how.check, _shapes(architecture))
     except (TypeError, ValueError) as error:
         return str(error)
     return ""
+
+
+@functools.cache
+def _shapes(architecture: Architecture) -> Predictor:
+    """A predictor without numbers."""
+    return jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)))
 
 
 def describe(task) -> dict[str, Any]:
@@ -378,10 +384,8 @@ def repetition_key(repetition) -> jax.Array:
     return jax.random.fold_in(jax.random.key(_REPETITIONS), repetition)
 
 
-@functools.cache
 def _num_weights(architecture: Architecture) -> int:
-    shapes = jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)).params)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(_shapes(architecture).params))
 
 
 def work(setting: str | Setting, network: str, method: str) -> float:

@@ -1281,11 +1281,10 @@ class Stored(NamedTuple):
 
     def regret_curves(self, evaluation: str, *, cumulative: bool = True) -> Figure:
         """Regret of what is stored and of the exact predictors, summed or of each prediction."""
+        exactly = self._exactly(evaluation)
         curves = {
             name: cell.regret.sel(evaluation=evaluation).values for name, cell in self.cells.items()
-        }
-        for name, total in self._exactly(evaluation).items():
-            curves[name] = np.diff(total, prepend=0.0)
+        } | {name: np.diff(total, prepend=0.0) for name, total in exactly.items()}
         if cumulative:
             curves = {name: curve.cumsum(axis=-1) for name, curve in curves.items()}
         title = f"{self.title}: evaluated on {evaluation}"
