@@ -569,7 +569,7 @@ class OnlySamples:
         (
             OnlySamples(),
             TypeError,
-            "`source_task` must be an ExchangeableTask .* OnlySamples .* which has no "
+            "`source_task` must be an ExchangeableTask .*OnlySamples.* which has no "
             "num_components, checked, log_marginal, log_oracle",
         ),
         (
