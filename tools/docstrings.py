@@ -61,18 +61,12 @@ def to_rst(lines: list[str]) -> list[str]:
 
 
 def _process(app, what, name, obj, options, lines) -> None:
+    if lines[:1] and lines[0].startswith("Alias for field number"):  # a field without a comment
+        lines.clear()
     lines[:] = to_rst(lines)
-
-
-def _skip(app, what, name, obj, skip, options) -> bool | None:
-    # The fields of a NamedTuple: described under "Attributes" of their class.
-    if str(getattr(obj, "__doc__", "")).startswith("Alias for field number"):
-        return True
-    return None
 
 
 def setup(app) -> dict:
     """Register with Sphinx."""
     app.connect("autodoc-process-docstring", _process, priority=100)  # before napoleon
-    app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
