@@ -380,7 +380,8 @@ def test_files_of_the_old_form_are_brought_into_the_new_one_once(path, tmp_path)
     root = Path(__file__).parents[1]
     command = [sys.executable, str(root / "tools" / "migrate_results.py"), str(tmp_path)]
     new = results.load_cell("single-coin", "lstm", "SoftPT")
-    old = new.drop_vars(["tuning_step", "parameter", "sequence", "time", "component", "prefix"])
+    axes = ["tuning_step", "parameter", "sequence", "time", "component", "prefix"]
+    old = new.drop_vars(axes).copy(deep=True)
     old.theta.attrs.clear()
     del old.attrs["experiment"]
     results.write(path, old.assign_attrs(training=str(SINGLE.training)))
