@@ -1,12 +1,12 @@
 """A setting's figures show the stored numbers beside the exact ones, and all that is stored."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import xarray as xr
 from conftest import roundings
-from promptbayes import TUNING, __main__, exact, experiments, figures, report, results
+from promptbayes import METHODS, TUNING, __main__, exact, experiments, figures, report, results
 
 SETTING, NETWORK, UNTRAINED = "two-coin-mixture", "lstm", "untrained-two-coin-mixture"
 REPETITIONS = {"SoftPT": 3, "HardPT": 2, "FullWT": 1, "NoTuning": 1}  # not in the order of figures
@@ -36,8 +36,10 @@ def cell(setting, method, repetitions, seed=0):
     if method in ("SoftPT", "FullWT"):
         dims, loss = draw(["tuning_step"], 100)
         variables["loss"] = dims, 26 + loss
+        variables["tuning_step"] = "tuning_step", 5.5 + 10 * np.arange(100)
     if method == "HardPT":
         variables["prompt_loss"] = draw(["prompt"], 64)
+        variables["best_prompt"] = draw(["prefix"], 6)
     if method != "FullWT":
         variables["trajectory"] = draw(["sequence", "time", "component"], 2, 50, 2)
     if method == "NoTuning":
@@ -45,20 +47,16 @@ def cell(setting, method, repetitions, seed=0):
         variables["background_tau"] = draw(["background_sequence"], 10)
         if setting == SETTING:
             variables["pretraining_loss"] = draw(["pretraining_step"], 100)
+            variables["pretraining_step"] = "pretraining_step", 5.5 + 10 * np.arange(100)
         for name in {"background", "background_tau", "pretraining_loss"} & variables.keys():
             dims, values = variables[name]
             variables[name] = dims[1:], values[0]  # the network is the same in all repetitions
     if method in ("SoftPT", "HardPT"):
         variables["prefix_trajectory"] = draw(["prefix", "component"], 6, 2)
-    return xr.Dataset(
-        variables,
-        coords={
-            "repetition": np.arange(repetitions, dtype=np.int32),
-            "evaluation": list(experiments.TASKS),
-            "step": np.arange(1, 201, dtype=np.int32),
-            "mark": np.array(experiments.MARKS, np.int32),
-        },
-        attrs={"setting": setting, "method": method, "training": str(TUNING)},
+    chosen = experiments.setting_of(setting)
+    attributes = experiments.cell_attributes(setting, NETWORK, method)
+    return experiments.labelled(
+        variables, attributes, repetitions=range(repetitions), chosen=chosen
     )
 
 
@@ -212,7 +210,7 @@ def test_the_optimum_is_what_the_oracle_loses_and_the_price_of_not_knowing(task,
     source = experiments.TASKS[task]
     expected = 100 * entropy + exact.cumulative_regret(source, source, 100)
     # Either side sums 100 terms of up to log C(100, 50) = 67 nats each, from 100 logarithms.
-    assert report._bayes_loss(task, 100) == pytest.approx(expected, rel=roundings(10**4, float))
+    assert report._bayes_loss(source, 100) == pytest.approx(expected, rel=roundings(10**4, float))
 
 
 def test_tuning_loss_has_a_point_for_each_ten_steps(run):
@@ -223,7 +221,7 @@ def test_tuning_loss_has_a_point_for_each_ten_steps(run):
         np.testing.assert_array_equal(drawn[method].get_xdata(), 5.5 + 10 * np.arange(100))
         median = np.median(run.cells[method].loss, axis=0)
         np.testing.assert_allclose(drawn[method].get_ydata(), median, rtol=roundings(4, float))
-    assert set(drawn["optimum"].get_ydata()) == {report._bayes_loss(SETTING, TUNING.length)}
+    assert set(drawn["optimum"].get_ydata()) == {report._bayes_loss(MIXTURE, TUNING.length)}
 
 
 @pytest.mark.parametrize(("start", "is_cut"), [(26.5, False), (40.0, True)])
@@ -274,6 +272,38 @@ def test_trajectories_start_after_their_own_prefix(run):
     for (r, s), path in zip(itertools.product(range(3), range(2)), content, strict=True):
         np.testing.assert_array_equal(path[0], soft.prefix_trajectory[r, -1])
         np.testing.assert_array_equal(path[1:], soft.trajectory[r, s])
+
+
+# --- What the tables do not know -----------------------------------------------------------------
+
+
+def test_every_table_knows_every_method():
+    known = {*METHODS, *experiments.PAPER_METHODS}
+    assert known <= set(itertools.chain(*figures.GROUPS.values()))
+    assert known <= figures.METHOD_STYLE.keys()
+    assert set(report._LABELS) == set(experiments.NETWORKS)
+
+
+def test_an_unknown_method_is_drawn_last_and_grey(run):
+    stranger = figures.Stranger("MyPT")
+    run = run._replace(cells=run.cells | {stranger: run.cells["SoftPT"]})
+    axes = report.regret_bars(run, SETTING).axes[0]
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows[-2:] == ["others", "MyPT"]
+    grey = (0x60 / 255,) * 3
+    assert axes.patches[-1].get_facecolor()[:3] == pytest.approx(grey)
+    line = curves_of(report.regret_curves(run, SETTING).axes[0])["MyPT"]
+    assert line.get_color() == "#606060"
+
+
+def test_a_stored_method_that_no_table_knows_is_not_lost(tmp_path):
+    own = {"MyPT": experiments.METHODS["SoftPT"]} | experiments.SETTINGS[SETTING].methods
+    setting = replace(experiments.SETTINGS[SETTING], methods=own)
+    for method in ("MyPT", "SoftPT"):
+        stored = cell(setting, "SoftPT", 1)
+        stored.attrs |= experiments.cell_attributes(setting, NETWORK, method)
+        results.write(results.cell_path(setting, NETWORK, method, folder=tmp_path), stored)
+    assert list(report.stored(setting, NETWORK, folder=tmp_path).cells) == ["SoftPT", "MyPT"]
 
 
 # --- Errors --------------------------------------------------------------------------------------

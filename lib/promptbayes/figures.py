@@ -79,6 +79,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 NETWORKS = ("LSTM", "Transformer")
+
+
+class Stranger(str):
+    """The name of a method or a network that these tables do not know: drawn grey, in bars last."""
+
+
 MARKS = {"N_tune": 50, "N_train": 100, "N_eval": 200}
 NATS = "cumulative regret (nats)"
 
@@ -90,6 +96,7 @@ _OTHERS = (
     Style(RED, "v", DASHDOTDOT),
     Style(GREY, "P", (0, (8, 2))),
 )
+_STRANGERS = tuple(style._replace(colour="#606060") for style in _OTHERS)
 _HALO = [withStroke(linewidth=3.0, foreground="white")]
 # Where more is lighter, the ramp stops before it fades on white; where more is darker, zero may.
 _RAMP = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.0, 0.64, 256)), "ramp")
@@ -192,6 +199,8 @@ def _style(name: str, index: int = 0) -> Style | None:
 
 def _curve_style(name: str, index: int) -> Style:
     """Return the style of a curve; names without one take turns."""
+    if isinstance(name, Stranger):
+        return _STRANGERS[index % len(_STRANGERS)]
     return _style(name) or _OTHERS[index % len(_OTHERS)]
 
 
@@ -411,8 +420,10 @@ def _bar_rows(
     """Return the rows from top to bottom: headings (True) and names; strangers come last."""
     left = list(names)
     if groups is None:
-        known = [name for members in GROUPS.values() for name in members]
-        groups = GROUPS if set(left) <= set(known) else {}
+        known = {name for members in GROUPS.values() for name in members}
+        groups = (
+            GROUPS if {name for name in left if not isinstance(name, Stranger)} <= known else {}
+        )
     rows: list[tuple[str, bool]] = []
     for heading, members in groups.items():
         present = [name for name in members if name in left]
@@ -424,6 +435,8 @@ def _bar_rows(
 def _bar(axes: Axes, row: int, name: str, seeds: Array, top: float, value: bool) -> None:
     """Draw one horizontal bar, cut at `top`, with its whisker and its value."""
     style = _style(name) or Style(_SLATE, "", "-")
+    if isinstance(name, Stranger):
+        style = _STRANGERS[0]
     low, median, high = np.quantile(seeds, [0.25, 0.5, 0.75])
     axes.barh(
         row,

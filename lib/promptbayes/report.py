@@ -5,7 +5,6 @@ Here the two meet, and the exact predictors join them. No network runs: its stat
 """
 
 import itertools
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from . import exact, experiments, figures, results
+from .experiments import Setting
 from .tuning import PRETRAINING
 
 _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
@@ -22,14 +22,14 @@ _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, stric
 class Stored(NamedTuple):
     """What is stored of one setting on one network: what every figure here is drawn from."""
 
-    setting: str
+    setting: Setting
     network: str
     cells: dict[str, xr.Dataset]  # method -> cell, with the repetitions that this method has
 
     @property
-    def target(self) -> str:
-        """The task distribution that the methods were tuned to."""
-        return experiments.SETTINGS[self.setting].target
+    def label(self) -> str:
+        """The network's name in figures; one that they do not know is grey."""
+        return _LABELS.get(self.network) or figures.Stranger(self.network)
 
     @property
     def untuned(self) -> xr.Dataset:
@@ -38,35 +38,30 @@ class Stored(NamedTuple):
 
     def title(self, words: str) -> str:
         """The heading of a figure."""
-        return f"{self.setting}, {_LABELS[self.network]}: {words}"
+        return f"{self.setting.name}, {self.label}: {words}"
 
 
-def stored(setting: str, network: str, *, network_seed: int | None = None, folder=None) -> Stored:
-    """Read the cells of a setting, in the order of the groups of methods.
+def stored(
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
+) -> Stored:
+    """Read the cells of a setting, in the order of the groups of methods, unknown ones last.
 
-    Args:
-        setting: a key of `experiments.SETTINGS`.
-        network: `"lstm"` or `"transformer"`.
-        network_seed: which pretrained network; the default one if left out.
-        folder: where the results are; the package's own if left out.
-
-    Raises:
-        ValueError: an unknown setting or network, or a damaged file.
-        FileNotFoundError: nothing of it has been computed.
+    Arguments and errors are those of `results.load_cells`.
 
     Example:
         >>> run = stored("single-coin", "lstm")
-        >>> run.target, run.cells["SoftPT"].regret.dims
+        >>> run.setting.target, run.cells["SoftPT"].regret.dims
         ('single-coin', ('repetition', 'evaluation', 'step'))
     """
     found = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
-    order = itertools.chain(*figures.GROUPS.values())
-    cells = {method: found[method] for method in order if method in found}
-    return Stored(setting, network, cells)
+    known = list(itertools.chain(*figures.GROUPS.values()))
+    cells = {method: found[method] for method in known if method in found}
+    cells |= {figures.Stranger(name): found[name] for name in found if name not in known}
+    return Stored(experiments.setting_of(setting), network, cells)
 
 
 def figures_of(
-    setting: str, network: str, *, network_seed: int | None = None, folder=None
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
 ) -> dict[str, Figure]:
     """Every figure for which the numbers are there; arguments and errors as `stored`.
 
@@ -80,7 +75,7 @@ def figures_of(
     """
     run = stored(setting, network, network_seed=network_seed, folder=folder)
     drawn = {"pretraining-loss": pretraining_loss(run), "tuning-loss": tuning_loss(run)}
-    for task in sorted(experiments.TASKS, key=lambda task: task != run.target):
+    for task in sorted(run.setting.tasks, key=lambda task: task != run.setting.target):
         drawn[f"regret-{task}"] = regret_curves(run, task, cumulative=False)
         drawn[f"cumulative-regret-{task}"] = regret_curves(run, task)
         drawn[f"bars-{task}"] = regret_bars(run, task)
@@ -94,13 +89,11 @@ def pretraining_loss(run: Stored) -> Figure | None:
     """Loss of the network while it was pretrained; None if it was not, or NoTuning is missing."""
     if "pretraining_loss" not in run.untuned:
         return None
-    losses = run.untuned.pretraining_loss.values
-    return figures.loss_curves(
-        {_LABELS[run.network]: losses[None]},
-        window=PRETRAINING.num_steps // len(losses),
-        optimum=_bayes_loss("random-coins", PRETRAINING.length),
-        title=run.title("pretraining"),
-    )
+    losses = {run.label: run.untuned.pretraining_loss.values[None]}
+    optimum = _bayes_loss(run.setting.tasks[str(run.setting.pretraining)], PRETRAINING.length)
+    window = _window(run.untuned.pretraining_step)
+    title = run.title("pretraining")
+    return figures.loss_curves(losses, window=window, optimum=optimum, title=title)
 
 
 def tuning_loss(run: Stored) -> Figure | None:
@@ -108,34 +101,29 @@ def tuning_loss(run: Stored) -> Figure | None:
     losses = {name: cell.loss.values for name, cell in run.cells.items() if "loss" in cell}
     if not losses:
         return None
-    training = run.cells[next(iter(losses))].attrs["training"]
-    steps, length = (int(n) for n in re.findall(r"(?:num_steps|length)=(\d+)", training))
-    optimum, every = _bayes_loss(run.target, length), np.concatenate([*losses.values()])
-    points = every.shape[1]
-    cut = optimum + 2 * float(every[:, points // 10 :].max() - optimum)
-    return figures.loss_curves(
-        losses,
-        window=steps // points,
-        optimum=optimum,
-        top=cut if every.max() > cut else None,
-        title=run.title("tuning"),
+    cell = run.cells[next(iter(losses))]
+    length, every = (
+        results.experiment(cell)["training"]["length"],
+        np.concatenate([*losses.values()]),
     )
+    optimum = _bayes_loss(run.setting.tasks[run.setting.target], length)
+    lowest = float(every.min()) if optimum is None else optimum
+    cut = lowest + 2 * float(every[:, every.shape[1] // 10 :].max() - lowest)
+    top = cut if every.max() > cut else None
+    window, title = _window(cell.tuning_step), run.title("tuning")
+    return figures.loss_curves(losses, window=window, optimum=optimum, top=top, title=title)
 
 
 def regret_curves(run: Stored, evaluation: str, *, cumulative: bool = True) -> Figure:
     """Regret of what is stored and of the exact predictors after 1 to 200 predictions.
 
-    Args:
-        run: what `stored` returns.
-        evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
-        cumulative: the running sum, or the regret of each prediction.
+    Sequences come from `evaluation`, one of the setting's tasks; drawn is the running sum, or if
+    not `cumulative` the regret of each prediction.
     """
     exactly = experiments.baselines(run.setting, evaluation)
     curves = {
         name: cell.regret.sel(evaluation=evaluation).values for name, cell in run.cells.items()
-    }
-    for name, total in exactly.items():
-        curves[name] = np.diff(total, prepend=0.0)
+    } | {name: np.diff(total, prepend=0.0) for name, total in exactly.items()}
     if cumulative:
         curves = {name: curve.cumsum(axis=-1) for name, curve in curves.items()}
     title = run.title(f"evaluated on {evaluation}")
@@ -151,11 +139,11 @@ def regret_bars(run: Stored, evaluation: str) -> Figure:
         ['n = 50', 'n = 100', 'n = 200']
     """
     exactly = experiments.baselines(run.setting, evaluation)
-    totals = {
-        name: cell.cumulative_regret.sel(evaluation=evaluation) for name, cell in run.cells.items()
-    }
     panels = {
-        f"n = {mark}": {name: total.sel(mark=mark) for name, total in totals.items()}
+        f"n = {mark}": {
+            name: cell.cumulative_regret.sel(evaluation=evaluation, mark=mark)
+            for name, cell in run.cells.items()
+        }
         | {name: curve[mark - 1] for name, curve in exactly.items()}
         for mark in experiments.MARKS
     }
@@ -166,10 +154,10 @@ def hard_prefixes(run: Stored) -> Figure | None:
     """The loss of every hard prefix, its mean over repetitions; None without HardPT."""
     if "HardPT" not in run.cells:
         return None
-    loss = run.cells["HardPT"].prompt_loss.mean("repetition")
-    tokens = range(experiments.TASKS[run.target].num_tokens)
-    length = experiments.SETTINGS[run.setting].prefix_length
-    prefixes = list(itertools.product(tokens, repeat=length))  # in the order of the search
+    cell = run.cells["HardPT"]
+    tokens = range(run.setting.tasks[run.setting.target].num_tokens)
+    prefixes = np.array([*itertools.product(tokens, repeat=cell.sizes["prefix"])])  # as searched
+    loss = cell.prompt_loss.mean("repetition")
     return figures.sorted_hard_prefixes(prefixes, loss, title=run.title("every hard prefix"))
 
 
@@ -200,8 +188,16 @@ def trajectories(run: Stored) -> Figure | None:
     return figures.prefix_trajectories(background, panels, title=run.title("prefixes"))
 
 
-def _bayes_loss(task: str, length: int) -> float:
+def _window(steps: xr.DataArray) -> int:
+    """How many gradient steps a stored loss is the mean of; the first one's middle says it."""
+    return round(2 * float(steps[0]) - 1)
+
+
+def _bayes_loss(task, length: int) -> float | None:
     """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats."""
     ones = np.arange(length + 1)
-    log_prob = exact.log_marginal(experiments.TASKS[task], np.stack([length - ones, ones], axis=-1))
+    try:
+        log_prob = exact.log_marginal(task, np.stack([length - ones, ones], axis=-1))
+    except (TypeError, ValueError):  # no coin, or none that `exact` knows
+        return None
     return float(-np.sum(special.comb(length, ones) * np.exp(log_prob) * log_prob))
