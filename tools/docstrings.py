@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
+from docutils.nodes import Element
 from sphinx.pycode import ModuleAnalyzer, parser
 
 PACKAGE = "promptbayes"
@@ -157,7 +158,12 @@ def _read_comments(app) -> None:
 def shown(value) -> str:
     """A value in few words: of a dataclass what is not as its defaults, of a table its names."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        default = {field.name: field.default for field in dataclasses.fields(value)}
+        default = {
+            field.name: field.default
+            if field.default_factory is dataclasses.MISSING
+            else field.default_factory()
+            for field in dataclasses.fields(value)
+        }
         own = {name: getattr(value, name) for name in default}
         parts = [
             f"{name}={', '.join(held) if isinstance(held, Mapping) else shown(held)}"
@@ -224,10 +230,20 @@ def _skip(app, what, name, obj, skip, options) -> bool | None:
     return None
 
 
+def _missing(app, env, node, contnode):
+    """Names of Python and other packages are plain code, no references that lead nowhere."""
+    if node["refdomain"] != "py" or node["reftarget"].startswith(PACKAGE):
+        return None
+    if isinstance(contnode, Element) and "xref" in contnode["classes"]:
+        contnode["classes"].remove("xref")
+    return contnode
+
+
 def setup(app) -> dict:
     """Register with Sphinx."""
     app.connect("builder-inited", _read_comments)
     app.connect("autodoc-process-docstring", _process, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", _append, priority=900)  # and after it
     app.connect("autodoc-skip-member", _skip)
+    app.connect("missing-reference", _missing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
