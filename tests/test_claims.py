@@ -55,7 +55,9 @@ def test_1_pretrained_networks_are_near_bayes(network):
     stored = results.load_cell("single-coin", network, "NoTuning")
     stored = stored.cumulative_regret.sel(evaluation="random-coins", mark=N_TRAIN, repetition=0)
     # On the same sequences as the network, so that their noise is the same and falls out.
-    sequences = experiments.evaluation_sequences("random-coins")
+    sequences = experiments.evaluation_sequences(
+        experiments.SETTINGS["single-coin"], "random-coins"
+    )
     cut = sequences._replace(
         tokens=sequences.tokens[:, :N_TRAIN], log_source=sequences.log_source[:, :N_TRAIN]
     )

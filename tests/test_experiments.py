@@ -334,7 +334,10 @@ def test_what_a_setting_cannot_be_is_said():
         ({"target": "typo"}, "`target` must be one of `tasks`, random-coins, .* got 'typo'"),
         ({"target": "mine", "tasks": {"mine": coin(0.3)}}, "`pretraining` must be one of"),
         ({"networks": {"gru": "gru"}}, "`networks`: gru must be one of lstm, transformer"),
-        ({"networks": {"mine": NETWORKS["LSTM"]}}, "`networks`: mine .* Pretrain it first"),
+        (
+            {"networks": {"mine": NETWORKS["LSTM"]}},
+            "`networks`: mine must be a Predictor, .* got LSTM",
+        ),
         ({"tasks": paper | {"die": dirichlet([1.0] * 3)}}, "`tasks`: die must have the alphabet"),
         ({"tasks": paper | {"mine": 0.3}}, "`tasks` must be pytrees of numbers, .* got 0.3"),
         ({"tasks": paper | {"a/b": coin(0.3)}}, "`tasks` must have names of letters"),

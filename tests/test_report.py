@@ -132,7 +132,7 @@ def test_another_network_has_its_own_cells(tmp_path, folder):
 
 @pytest.mark.parametrize("evaluation", experiments.TASKS)
 def test_bars_are_medians_and_exact_values(run, evaluation):
-    figure = report.regret_bars(run, evaluation)
+    figure = run.regret_bars(evaluation)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["n = 50", "n = 100", "n = 200"]
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     source = experiments.TASKS[evaluation]
@@ -160,7 +160,7 @@ def test_bars_are_medians_and_exact_values(run, evaluation):
 @pytest.mark.parametrize("evaluation", experiments.TASKS)
 def test_curves_are_medians_and_exact_values(run, evaluation):
     for cumulative in (False, True):
-        axes = report.regret_curves(run, evaluation, cumulative=cumulative).axes[0]
+        axes = run.regret_curves(evaluation, cumulative=cumulative).axes[0]
         assert axes.get_ylabel().startswith("cumulative" if cumulative else "instantaneous")
         drawn = {name: line.get_ydata() for name, line in curves_of(axes).items()}
         assert drawn.keys() == {*run.cells, *experiments.baselines(SETTING, evaluation)}
@@ -176,10 +176,9 @@ def test_curves_are_medians_and_exact_values(run, evaluation):
         assert rules == {50, 100, 200}
 
 
-def test_repetitions_that_a_method_does_not_have_are_not_drawn(run, folder):
-    """Side by side the cells have gaps; drawn is what each method has."""
-    assert np.isnan(results.load(SETTING, NETWORK, folder).regret).any()
-    axes = report.regret_curves(run, SETTING).axes[0]
+def test_repetitions_that_a_method_does_not_have_are_not_drawn(run):
+    """Drawn is what each method has."""
+    axes = run.regret_curves(SETTING).axes[0]
     hard, soft = thin_lines(axes)  # a single repetition has only its thick line
     assert (len(hard), len(soft)) == (REPETITIONS["HardPT"], REPETITIONS["SoftPT"])
     regret = run.cells["SoftPT"].regret.sel(evaluation=SETTING)
@@ -214,7 +213,7 @@ def test_the_optimum_is_what_the_oracle_loses_and_the_price_of_not_knowing(task,
 
 
 def test_tuning_loss_has_a_point_for_each_ten_steps(run):
-    axes = report.tuning_loss(run).axes[0]
+    axes = run.tuning_loss().axes[0]
     drawn = curves_of(axes)
     assert list(drawn) == ["SoftPT", "FullWT", "optimum"]
     for method in ("SoftPT", "FullWT"):
@@ -228,27 +227,27 @@ def test_tuning_loss_has_a_point_for_each_ten_steps(run):
 def test_only_a_far_higher_start_is_cut(run, start, is_cut):
     soft = run.cells["SoftPT"].copy(deep=True)
     soft.loss[:, 0] = start
-    axes = report.tuning_loss(run._replace(cells={"SoftPT": soft})).axes[0]
+    axes = run._replace(cells={"SoftPT": soft}).tuning_loss().axes[0]
     assert (axes.get_ylim()[1] < start) == is_cut
     assert axes.get_ylim()[1] > soft.loss[:, 1:].max()
 
 
 def test_pretraining_loss_has_a_point_for_each_ten_steps(run):
-    line = curves_of(report.pretraining_loss(run).axes[0])["LSTM"]
+    line = curves_of(run.pretraining_loss().axes[0])["LSTM"]
     np.testing.assert_array_equal(line.get_ydata(), run.untuned.pretraining_loss)
     np.testing.assert_array_equal(line.get_xdata(), 5.5 + 10 * np.arange(100))
 
 
 def test_hard_prefixes_are_named_as_they_were_searched(run):
     losses = run.cells["HardPT"].prompt_loss.mean("repetition").values
-    axes = report.hard_prefixes(run).axes[0]
+    axes = run.hard_prefixes().axes[0]
     np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), np.sort(losses))
     best, worst = (f"{i:06b}" for i in (losses.argmin(), losses.argmax()))  # lexicographic
     assert {text.get_text() for text in axes.texts} == {f"best: {best}", f"worst: {worst}"}
 
 
 def test_states_are_coloured_by_step_and_bias(run):
-    by_step, by_bias = (axes.collections[0] for axes in report.states(run).axes[:2])
+    by_step, by_bias = (axes.collections[0] for axes in run.states().axes[:2])
     points = run.untuned.background.values.reshape(-1, 2)
     for dots in (by_step, by_bias):
         np.testing.assert_array_equal(dots.get_offsets(), points)
@@ -258,7 +257,7 @@ def test_states_are_coloured_by_step_and_bias(run):
 
 
 def test_trajectories_start_after_their_own_prefix(run):
-    figure = report.trajectories(run)
+    figure = run.trajectories()
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == ["HardPT", "SoftPT"]
     background = np.transpose(panels["SoftPT"].get_lines()[0].get_data())
@@ -287,12 +286,12 @@ def test_every_table_knows_every_method():
 def test_an_unknown_method_is_drawn_last_and_grey(run):
     stranger = figures.Stranger("MyPT")
     run = run._replace(cells=run.cells | {stranger: run.cells["SoftPT"]})
-    axes = report.regret_bars(run, SETTING).axes[0]
+    axes = run.regret_bars(SETTING).axes[0]
     rows = [label.get_text() for label in axes.get_yticklabels()]
     assert rows[-2:] == ["others", "MyPT"]
     grey = (0x60 / 255,) * 3
     assert axes.patches[-1].get_facecolor()[:3] == pytest.approx(grey)
-    line = curves_of(report.regret_curves(run, SETTING).axes[0])["MyPT"]
+    line = curves_of(run.regret_curves(SETTING).axes[0])["MyPT"]
     assert line.get_color() == "#606060"
 
 
@@ -314,9 +313,9 @@ def test_wrong_names_are_listed(run):
         report.figures_of("coins", NETWORK)
     with pytest.raises(ValueError, match="`network` must be one of lstm, transformer, got 'gru'"):
         report.figures_of(SETTING, "gru")
-    for draw in (report.regret_curves, report.regret_bars):
+    for draw in (run.regret_curves, run.regret_bars):
         with pytest.raises(ValueError, match="`evaluation` must be one of random-coins.*'dice'"):
-            draw(run, "dice")
+            draw("dice")
 
 
 def test_nothing_stored_names_the_command(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -246,27 +247,24 @@ def test_each_network_has_its_own_cell_of_no_tuning(path):
         results.append(named, cell([0]))
 
 
-def test_a_setting_lies_side_by_side(tmp_path):
+def test_every_cell_of_a_setting_has_its_own_repetitions(tmp_path):
     for method, repetitions in {"SoftPT": [0, 1, 2], "FullWT": [0]}.items():
         path = results.cell_path("single-coin", "lstm", method, folder=tmp_path)
         results.write(path, cell(repetitions, method))
     untuned = cell([0], "NoTuning").drop_dims("tuning_step")
     results.write(results.cell_path("single-coin", "lstm", "NoTuning", folder=tmp_path), untuned)
-    whole = results.load("single-coin", "lstm", folder=tmp_path)
-    assert list(whole.predictor.values) == ["SoftPT", "FullWT", "NoTuning"]
-    assert np.isnan(whole.loss.sel(predictor="NoTuning")).all()
-    np.testing.assert_array_equal(whole.loss.sel(predictor="FullWT", repetition=0), [30.0] * 4)
-    assert np.isnan(whole.regret.sel(predictor="FullWT", repetition=2)).all()
-    assert not np.isnan(whole.regret.sel(predictor="SoftPT")).any()
+    cells = results.load_cells("single-coin", "lstm", folder=tmp_path)
+    sizes = [(method, cell.sizes["repetition"]) for method, cell in cells.items()]
+    assert sizes == [("SoftPT", 3), ("FullWT", 1), ("NoTuning", 1)]
 
 
 def test_what_is_missing_or_unknown_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="reproduce single-coin --network lstm"):
-        results.load("single-coin", "lstm", folder=tmp_path)
+        results.load_cells("single-coin", "lstm", folder=tmp_path)
     with pytest.raises(ValueError, match="`setting` must be one of single-coin"):
-        results.load("three-coins", "lstm")
+        results.load_cells("three-coins", "lstm")
     with pytest.raises(ValueError, match="`network` must be one of lstm"):
-        results.load("single-coin", "rnn")
+        results.load_cells("single-coin", "rnn")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
@@ -375,3 +373,22 @@ def test_the_table_shows_numbers_gaps_findings_and_hours(some_results, capsys):
     assert [f"{finding}:", "not", "as", "the", "paper", "claims."] in [line[:6] for line in lines]
     assert ["single-coin", "1.00", "0.00"] in lines  # two cells of half an hour each
     assert lines[-1] == ["1.0", "in", "all,", "on", "2", "x", "cpu,", "x86_64"]
+
+
+def test_files_of_the_old_form_are_brought_into_the_new_one_once(path, tmp_path):
+    """Any number of times: what has the new form stays as it is, bit by bit."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, str(root / "tools" / "migrate_results.py"), str(tmp_path)]
+    new = results.load_cell("single-coin", "lstm", "SoftPT")
+    axes = ["tuning_step", "parameter", "sequence", "time", "component", "prefix"]
+    old = new.drop_vars(axes).copy(deep=True)
+    old.theta.attrs.clear()
+    del old.attrs["experiment"]
+    results.write(path, old.assign_attrs(training=str(SINGLE.training)))
+    kept = [path.read_bytes()]
+    for said in ("1 of 2", "0 of 2"):  # a NoTuning cell of the new form lies there, too
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert f"{said} files brought into the new form" in ran.stdout, ran.stderr
+        kept.append(path.read_bytes())
+    assert kept[0] != kept[1] == kept[2]
+    xr.testing.assert_identical(results.read(path), new)

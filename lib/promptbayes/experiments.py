@@ -10,10 +10,10 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -83,18 +83,11 @@ class RandomPrefix:
         return base.with_tokens(jax.random.randint(key, (self.length,), 0, base.num_tokens))
 
 
-PAPER_METHODS = (
-    *("HardPT", "SimplexPT", "RealPT", "SoftPT"),
-    *("EmbedWT", "UnembedWT", "Un+EmbedWT", "FullWT", "LoRAWT"),
-    *("NoTuning", "RandomPF"),
-)
+PAPER_METHODS = (*(name for name in METHODS if name != "Memory"), "NoTuning", "RandomPF")
 
 
 def methods_named(*names: str, length: int = 6) -> dict[str, Any]:
     """Methods of `METHODS`, NoTuning and RandomPF by their names, all prefixes of one length.
-
-    Raises:
-        ValueError: an unknown name.
 
     Example:
         >>> methods_named("SoftPT", "RandomPF", length=2)
@@ -137,7 +130,6 @@ class Setting:
             most three.
         prefix_length: of the hard prompt in the exact predictor PreBayesPT.
         num_evaluation: sequences of each task that all are evaluated on.
-        figure: of the paper.
         name: of the folder of its results; in a table of settings its key.
 
     Raises:
@@ -161,7 +153,6 @@ class Setting:
     repetitions: int = 10
     prefix_length: int = 6
     num_evaluation: int = NUM_EVALUATION
-    figure: str = ""
     name: str = ""
 
     def __post_init__(self):
@@ -181,10 +172,11 @@ class Setting:
             trained_on = described.get(self.pretraining or "")
             if isinstance(value, str) and trained_on not in (None, describe(random_coins())):
                 raise ValueError(f"`networks`: {value} comes pretrained on random coins alone.")
-            if isinstance(value, Architecture) and self.pretraining is not None:
+            if not isinstance(value, str | Predictor) and self.pretraining is not None:
                 raise ValueError(
-                    f"`networks`: {name} is an architecture without weights. Pretrain it first and "
-                    "give the Predictor (`pretrain`, `save`, `load`), or say `pretraining=None`."
+                    f"`networks`: {name} must be a Predictor, which is pretrained, saved and "
+                    f"loaded first, or a name of ARCHITECTURES, got {value!r}. An Architecture is "
+                    "initialised, not pretrained: say `pretraining=None`."
                 )
             num_tokens = self.architecture(name).num_tokens
             for task_name, task in self.tasks.items():
@@ -239,10 +231,16 @@ def _refusal(how, architecture: Architecture) -> str:
     if isinstance(how, HardPrefix | NoTuning | RandomPrefix):
         return ""
     try:
-        jax.eval_shape(lambda: how.check(initialise(architecture, jax.random.key(0))))
+        jax.eval_shape(how.check, _shapes(architecture))
     except (TypeError, ValueError) as error:
         return str(error)
     return ""
+
+
+@functools.cache
+def _shapes(architecture: Architecture) -> Predictor:
+    """A predictor without numbers."""
+    return jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)))
 
 
 def describe(task) -> dict[str, Any]:
@@ -268,28 +266,25 @@ def describe(task) -> dict[str, Any]:
 
 
 def _paper_settings() -> dict[str, Setting]:
+    """In the order of the protocol's table of settings; `Memory` is ours."""
     narrow, large = ({n: n + variant for n in NETWORKS} for variant in ("-embedding-4", "-large"))
     prefixes = methods_named("SimplexPT", "RealPT", "SoftPT", "NoTuning", "RandomPF", length=25)
     ours: Any = {"methods": methods_named(*PAPER_METHODS, "Memory")}
-    small: Any = {"networks": narrow, "repetitions": 3, "figure": "A11"}
-    big: Any = {"networks": large, "repetitions": 3, "figure": "A12"}
-    long: Any = {"prefix_length": 25, "methods": prefixes, "figure": "A10"}
-    single, mixture = "single-coin", "two-coin-mixture"
+    small: Any = {"networks": narrow, "repetitions": 3}
+    big: Any = {"networks": large, "repetitions": 3}
+    long: Any = {"prefix_length": 25, "methods": prefixes}
+    one, two, many = "single-coin", "two-coin-mixture", "random-coins"
     return {
-        "single-coin": Setting(target=single, figure="1, 2, A5", **ours),
-        "two-coin-mixture": Setting(target=mixture, figure="3, A6, A7", **ours),
-        "untrained-two-coin-mixture": Setting(
-            target=mixture, pretraining=None, figure="4a, A8", **ours
-        ),
-        "untrained-random-coins": Setting(
-            target="random-coins", pretraining=None, figure="4b, A9", **ours
-        ),
-        "embedding-4-single-coin": Setting(target=single, **small),
-        "embedding-4-two-coin-mixture": Setting(target=mixture, **small),
-        "prefix-25-two-coin-mixture": Setting(target=mixture, **long),
-        "prefix-25-untrained": Setting(target=mixture, pretraining=None, **long),
-        "large-single-coin": Setting(target=single, **big),
-        "large-two-coin-mixture": Setting(target=mixture, **big),
+        "single-coin": Setting(target=one, **ours),
+        "two-coin-mixture": Setting(target=two, **ours),
+        "untrained-two-coin-mixture": Setting(target=two, pretraining=None, **ours),
+        "untrained-random-coins": Setting(target=many, pretraining=None, **ours),
+        "embedding-4-single-coin": Setting(target=one, **small),
+        "embedding-4-two-coin-mixture": Setting(target=two, **small),
+        "prefix-25-two-coin-mixture": Setting(target=two, **long),
+        "prefix-25-untrained": Setting(target=two, pretraining=None, **long),
+        "large-single-coin": Setting(target=one, **big),
+        "large-two-coin-mixture": Setting(target=two, **big),
     }
 
 
@@ -339,16 +334,10 @@ def load_settings(path) -> dict[str, Setting]:
     path = Path(path).resolve()
     if not path.is_file():
         raise ValueError(f"`settings` must be a Python file, got {path}: no such file.")
-    name = f"promptbayes_settings_{path.stem}"
-    specification: Any = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(specification)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    try:
-        specification.loader.exec_module(module)
-    finally:
-        del sys.modules[name]  # so that what it defines goes to a cluster by value, not by name
-    found = vars(module).get("SETTINGS")
+    # No module stays: what the file defines goes to a cluster by value, not by name.
+    found = runpy.run_path(str(path), run_name=f"promptbayes_settings_{path.stem}").get("SETTINGS")
     if not isinstance(found, dict) or not all(isinstance(s, Setting) for s in found.values()):
         raise ValueError(f"`settings`: {path} must define SETTINGS, a dict of name -> Setting.")
     for key in found:
@@ -395,10 +384,8 @@ def repetition_key(repetition) -> jax.Array:
     return jax.random.fold_in(jax.random.key(_REPETITIONS), repetition)
 
 
-@functools.cache
 def _num_weights(architecture: Architecture) -> int:
-    shapes = jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)).params)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(_shapes(architecture).params))
 
 
 def work(setting: str | Setting, network: str, method: str) -> float:
@@ -535,8 +522,7 @@ def run_cell(
         method: one of the setting's methods.
         repetitions: their numbers; repetition r draws from its own key, whatever else is run.
         network_seed: which pretrained network (or initialisation, where untrained).
-        prefixes: for a memory the prefixes that SoftPT found in these repetitions on this network,
-            [repetition, prefix, width]; see `results.soft_prefixes`.
+        prefixes: for a memory what SoftPT found in these repetitions, see `results.soft_prefixes`.
         progress: show a progress bar.
 
     Returns:
@@ -544,9 +530,8 @@ def run_cell(
         evaluation, step], `cumulative_regret` and `cumulative_regret_error` [repetition,
         evaluation, mark], the untuned network's `untuned_regret` [evaluation, mark], by which
         `results.append` knows it again, `loss` [repetition, tuning_step], and what the method
-        tuned. Of a memory that ran from two starts: the run with the lower mean loss over the last
-        100 steps, by its `start` [repetition], and `other_loss`, `other_regret` and so on of the
-        other. Its attributes are `cell_attributes` and `provenance`.
+        tuned. Of a memory it is the run with the lower mean loss over the last 100 steps, named by
+        `start` [repetition]; `other_loss`, `other_regret` and so on are those of the other run.
 
     Raises:
         ValueError: an unknown setting or network, or a method that cannot tune this network.
@@ -746,20 +731,13 @@ def _network_variables(base, chosen: Setting, network, network_seed) -> dict[str
 
 @functools.cache
 def baselines(setting: str | Setting, evaluation: str) -> dict[str, NDArray[np.float64]]:
-    """Cumulative regret of the exact predictors of a setting, after predictions 1 to 200.
-
-    Args:
-        setting: a key of `SETTINGS`, or a `Setting`.
-        evaluation: the distribution that the sequences come from, one of the setting's tasks.
+    """Cumulative regret of the exact predictors on one of a setting's tasks, 1 to 200 predictions.
 
     Returns:
         name -> nats [step]: TargetBayes, or elsewhere than on the target that distribution's own
         EvalBayes; PreBayes unless the network is untrained; and on the target PreBayesPT, with
         the hard prefix that is best for N_tune predictions. What `exact` cannot compute is left
         out.
-
-    Raises:
-        ValueError: an unknown setting or distribution.
 
     Example:
         >>> exactly = baselines("single-coin", "single-coin")

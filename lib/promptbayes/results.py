@@ -108,13 +108,12 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
     """Add repetitions to a cell; those that it has already are kept.
 
     A cell belongs to one network: its NoTuning cell, which must be there first, says which.
-    Processes and threads that append in one folder take turns, where the system knows `flock`
-    (Windows and some network drives do not: let one process at a time write there).
+    Processes that append in one folder take turns, where the system knows `flock` (Windows and some
+    network drives do not: let one process at a time write there).
 
     Raises:
-        ValueError: there is no NoTuning cell, or it is of another network; or the block is of
-            another experiment, with other numbers of a task, another training, another evaluation
-            set or other axes, named, than the cell or its NoTuning cell.
+        ValueError: there is no NoTuning cell, or it is of another network; or anything that
+            `experiments.cell_attributes` says differs from it or from the cell, or an axis does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,63 +226,38 @@ def _joined(before: str, now: str) -> str:
     return "; ".join(dict.fromkeys([*before.split("; "), now]))
 
 
-def load(setting: str | Setting, network: str, folder=None) -> xr.Dataset:
-    """A whole setting on one network: its cells side by side along `predictor`.
+def load_cells(
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
+) -> dict[str, xr.Dataset]:
+    """Every stored cell of a setting on one network, by its method.
 
     Args:
         setting: a key of `experiments.SETTINGS`, or a `Setting`.
         network: one of the setting's, such as `"lstm"`.
+        network_seed: which pretrained network; the default one if left out.
         folder: where the results are; the package's own if left out.
 
     Returns:
-        `regret`, `regret_error` [predictor, repetition, evaluation, step], `cumulative_regret`,
-        `cumulative_regret_error` [predictor, repetition, evaluation, mark], `loss` [predictor,
-        repetition, tuning_step], in nats. Repetitions that a method does not have are NaN.
+        What `experiments.run_cell` gives, each with its own repetitions. The training may be
+        another than the setting's (a quick look), all else is what the setting says.
 
     Raises:
-        ValueError: an unknown setting or network; cells of another experiment.
+        ValueError: an unknown setting or network; a damaged file; cells of another experiment.
         FileNotFoundError: nothing of it has been computed.
     """
-    shared = ["regret", "regret_error", "cumulative_regret", "cumulative_regret_error", "loss"]
-    cells = {
-        method: cell[[name for name in shared if name in cell]]
-        for method, cell in load_cells(setting, network, folder=folder).items()
-    }
-    repetitions = np.unique(np.concatenate([cell.repetition for cell in cells.values()]))
-    tasks = next(iter(cells.values())).evaluation
-    side_by_side = xr.concat(
-        [cell.reindex(repetition=repetitions, evaluation=tasks) for cell in cells.values()],
-        dim="predictor",
-        coords="minimal",
-        compat="override",
-        join="exact",
-        combine_attrs="drop",
-    )
-    return side_by_side.assign_coords(predictor=list(cells))
-
-
-def load_cells(
-    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
-) -> dict[str, xr.Dataset]:
-    """Every stored cell of a setting, by its method; arguments and errors as `load`.
-
-    Each has its own repetitions. `network_seed` says which pretrained network. The training may be
-    another than the setting's (a quick look); all else must be what the setting says.
-    """
     chosen = experiments.setting_of(setting)
-    paths = {
-        method: cell_path(chosen, network, method, network_seed, folder)
-        for method in chosen.methods_for(network)
-    }
-    cells = {method: read(path) for method, path in paths.items() if path.is_file()}
+    cells = {}
+    for method in chosen.methods_for(network):
+        path = cell_path(chosen, network, method, network_seed, folder)
+        if path.is_file():
+            cells[method] = read(path)
+            said = experiments.cell_attributes(chosen, network, method)
+            check_same(path, cells[method].attrs, said, but=("network_seed", "training"))
     if not cells:
         raise FileNotFoundError(
             f"nothing of `setting` {chosen.name} on the {network} is stored; "
             f"`python -m promptbayes reproduce {chosen.name} --network {network}` computes it."
         )
-    for method, cell in cells.items():
-        said = experiments.cell_attributes(chosen, network, method)
-        check_same(paths[method], cell.attrs, said, but=("network_seed", "training"))
     return cells
 
 
@@ -329,15 +303,8 @@ class Summary(NamedTuple):
 def summary(setting: str | Setting, network: str, *, mark: int = 50, folder=None) -> list[Summary]:
     """The exact baselines of a setting, then every stored method.
 
-    Args:
-        setting: a key of `experiments.SETTINGS`, or a `Setting`.
-        network: one of the setting's, such as `"lstm"`.
-        mark: after how many predictions: 50, 100 or 200.
-        folder: where the results are; the package's own if left out.
-
-    Raises:
-        ValueError: an unknown setting, network or mark; cells of another experiment.
-        FileNotFoundError: nothing of it has been computed.
+    Arguments and errors are those of `load_cells`; `mark` says after how many predictions, 50, 100
+    or 200.
 
     Example:
         >>> rows = {row.predictor: row for row in summary("single-coin", "lstm")}
@@ -347,29 +314,27 @@ def summary(setting: str | Setting, network: str, *, mark: int = 50, folder=None
     if mark not in experiments.MARKS:
         raise ValueError(f"`mark` must be one of {experiments.MARKS}, got {mark!r}.")
     chosen = experiments.setting_of(setting)
-    target, papers = chosen.target, chosen is experiments.SETTINGS.get(chosen.name)
-    stored = load(chosen, network, folder).sel(evaluation=target, mark=mark)
-    exactly = {
-        name: float(curve[mark - 1])
-        for name, curve in experiments.baselines(chosen, target).items()
-    }
-    rows = [Summary(name, value, value, value, 0, 0.0, (), None) for name, value in exactly.items()]
-    for method in stored.predictor.values:
-        cell = stored.sel(predictor=method)
-        runs = cell.cumulative_regret.dropna("repetition").values
-        low, median, high = (float(q) for q in np.quantile(runs, [0.25, 0.5, 0.75]))
+    on_target: dict[str, Any] = {"evaluation": chosen.target, "mark": mark}
+    rows = []
+    for method, cell in load_cells(chosen, network, folder=folder).items():
+        regret = cell.cumulative_regret.sel(on_target).values
+        low, median, high = (float(q) for q in np.quantile(regret, [0.25, 0.5, 0.75]))
         default = cell_path(chosen, network, method, folder=folder)
         others = [
-            float(read(path).cumulative_regret.sel(evaluation=target, mark=mark).median())
+            float(read(path).cumulative_regret.sel(on_target).median())
             for path in sorted(default.parent.glob(f"{method}-network-*.nc"))
         ]
-        error = float(cell.cumulative_regret_error.max())
-        reported = papers and method == "SoftPT" and mark == experiments.MARKS[0]
-        paper = experiments.PAPER.get(chosen.name, {}).get(network) if reported else None
-        rows.append(
-            Summary(str(method), median, low, high, len(runs), error, (median, *others), paper)
-        )
-    return rows
+        error = float(cell.cumulative_regret_error.sel(on_target).max())
+        paper = None
+        if method == "SoftPT" and mark == 50 and chosen is experiments.SETTINGS.get(chosen.name):
+            paper = experiments.PAPER.get(chosen.name, {}).get(network)
+        medians = median, *others
+        rows.append(Summary(method, median, low, high, len(regret), error, medians, paper))
+    exactly = {
+        name: float(curve[mark - 1])
+        for name, curve in experiments.baselines(chosen, chosen.target).items()
+    }
+    return [Summary(name, v, v, v, 0, 0.0, (), None) for name, v in exactly.items()] + rows
 
 
 def computing_time(setting: str | Setting, network: str, folder=None) -> tuple[float, set[str]]:
