@@ -42,7 +42,7 @@ def migrate(path: Path) -> bool:
         raise ValueError(f"{path} was evaluated on {old.evaluation.values}, not {[*chosen.tasks]}.")
     renamed = old.rename_vars(prompt="best_prompt") if method == "HardPT" else old
     variables: dict[str, Any] = {
-        name: (variable.dims, variable.values)
+        str(name): (variable.dims, variable.values)
         for name, variable in renamed.variables.items()
         if name not in renamed.dims
     }
