@@ -80,7 +80,7 @@ def tuned(base, task, key, start, over_all, training=pb.TUNING):
 
 def row(name, seed, target):
     base = pb.load_pretrained(name, seed)
-    sequences = experiments.evaluation_sequences(target)
+    sequences = experiments.evaluation_sequences(experiments.SETTINGS["single-coin"], target)
     key = experiments.repetition_key(0)
     regrets, errors, norms = [], [], []
     variants = (METHOD.init, False), (METHOD.init, True), (normal, False), (token_embeddings, False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import promptbayes
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -402,6 +403,48 @@ def test_docstrings_become_restructuredtext():
     ]
 
 
+# The page of the library
+
+API = "book/reference/api.md"
+
+
+def documented_modules() -> list[str]:
+    text = (ROOT / API).read_text("utf8")
+    return re.findall(r"^\.\. automodule:: promptbayes\.(\w+)$", text, re.MULTILINE)
+
+
+def test_api_page_has_every_module_once():
+    assert sorted(documented_modules()) == sorted(docstrings.modules())
+
+
+def test_modules_stand_in_the_order_of_their_imports():
+    """As the page says: none imports from one below it."""
+    order = documented_modules()
+    for name, module in docstrings.modules().items():
+        text = Path(module.__file__).read_text("utf8")
+        imported = re.findall(r"^ *from \.(\w+) import", text, re.MULTILINE)
+        for names in re.findall(r"^ *from \. import \(?([^()\n]+)", text, re.MULTILINE):
+            imported += [part.split(" as ")[0].strip() for part in names.split(",")]
+        below = set(order[order.index(name) :])
+        assert not below & set(imported), f"{name} imports {below & set(imported)}"
+
+
+def test_names_that_stand_for_two_things_are_told_apart():
+    homes: dict[str, list[str]] = {}
+    for name, module in docstrings.modules().items():
+        for defined in docstrings.definitions(module):
+            homes.setdefault(defined, []).append(name)
+    text = (ROOT / API).read_text("utf8")
+    section = text.split("## Names that stand for two things")[1].split("\n## ")[0]
+    told = {}
+    for terms, words in re.findall(r"^(`.+)\n: (.+)$", section, re.MULTILINE):
+        for term in re.findall(r"`(\w+)`", terms):
+            told[term] = set(re.findall(r"`(\w+)`", words))
+    twice = {name: set(where) for name, where in homes.items() if len(where) > 1}
+    assert told.keys() == twice.keys()
+    assert all(told[name] >= where for name, where in twice.items())
+
+
 # The built pages
 
 
@@ -461,6 +504,25 @@ def test_references_are_resolved(pages):
         assert loose == [], name
         assert not article.select(".problematic, .system-message"), name
         assert "[?]" not in article.get_text(), name
+
+
+def test_api_page_shows_everything_public(pages):
+    page = of_chapter(pages, API)
+    shown = {str(element["id"]) for element in page.select("article [id]")}
+    missing = []
+    for name, module in docstrings.modules().items():
+        missing += [f"{name}.{defined}" for defined in docstrings.definitions(module)]
+        for (kind, field), described in docstrings.fields(module).items():
+            missing += [] if described else [f"{name}.{kind}.{field}"]
+    assert [name for name in missing if f"promptbayes.{name}" not in shown] == []
+    for name in ("predictor.Predictor", "regret.SequentialPredictor", "networks.Torso"):
+        assert f"promptbayes.{name}.__call__" in shown
+    table = page.select_one("#what-pb-exports table")
+    assert table is not None
+    rows = [row.select_one("td a[href]") for row in table.select("tbody tr")]
+    listed = {str(link.get_text()): str(link["href"]) for link in rows if link is not None}
+    assert sorted(listed) == sorted(promptbayes.__all__)
+    assert all(link.removeprefix("#") in shown for link in listed.values())
 
 
 def test_links_inside_the_book_lead_somewhere(pages):

@@ -55,7 +55,9 @@ def test_1_pretrained_networks_are_near_bayes(network):
     stored = results.load_cell("single-coin", network, "NoTuning")
     stored = stored.cumulative_regret.sel(evaluation="random-coins", mark=N_TRAIN, repetition=0)
     # On the same sequences as the network, so that their noise is the same and falls out.
-    sequences = experiments.evaluation_sequences("random-coins")
+    sequences = experiments.evaluation_sequences(
+        experiments.SETTINGS["single-coin"], "random-coins"
+    )
     cut = sequences._replace(
         tokens=sequences.tokens[:, :N_TRAIN], log_source=sequences.log_source[:, :N_TRAIN]
     )
@@ -71,7 +73,7 @@ def test_1_pretrained_networks_are_near_bayes(network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_1_the_state_carries_step_and_ratio(network):
     """Two components explain more of both than they leave (R2 > 1/2; by chance about 0.05)."""
-    tokens = experiments._background_sequences().tokens
+    tokens = experiments.background_sequences("single-coin").tokens
     content = experiments.base_predictor("single-coin", network).states(tokens).content
     a, b = states.fit_components(content).project(content).reshape(-1, 2).T
     terms = np.stack([np.ones_like(a), a, b, a * a, a * b, b * b], axis=1)

@@ -20,7 +20,7 @@ from promptbayes.__main__ import main
 SETTING, NETWORK = "single-coin", "lstm"
 METHODS = ("EmbedWT", "UnembedWT")
 CELLS = [(SETTING, NETWORK, method) for method in METHODS]
-BLOCKS = [(cell, [r]) for cell in CELLS for r in range(3)]
+BLOCKS = [cluster.Block(cell, [r]) for cell in CELLS for r in range(3)]
 
 # One repetition a block, whatever the machine has, and programs that are compiled fast.
 ENVIRONMENT = os.environ | {"PROMPTBAYES_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -29,6 +29,7 @@ ENVIRONMENT = os.environ | {"PROMPTBAYES_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OP
 # worker is to be killed, a cell that is never finished.
 PRELOAD = """
 import time
+from dataclasses import replace
 from promptbayes import Training, experiments
 
 
@@ -40,12 +41,15 @@ def dask_setup(worker):
             time.sleep(60)
         if method == "RandomPF":
             raise ArithmeticError("no luck")
-        short = Training(num_steps=2, batch_size=4, length=5)
-        return run_cell(setting, network, method, repetitions, training=short, **options)
+        return run_cell(setting, network, method, repetitions, **options)
 
     experiments.run_cell = small_cell
-    experiments.NUM_EVALUATION = 8
-    experiments.TASKS = {{"single-coin": experiments.TASKS["single-coin"]}}
+    single = experiments.SETTINGS["single-coin"]
+    short = Training(num_steps=2, batch_size=4, length=5)
+    tasks = {{name: single.tasks[name] for name in ("random-coins", "single-coin")}}
+    experiments.SETTINGS["single-coin"] = replace(
+        single, training=short, num_evaluation=8, tasks=tasks
+    )
 """
 
 
@@ -152,7 +156,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(without_cluster, watcher, tmp
                 lost.send_signal(signal.SIGKILL)
             finished.append((cell, repetitions, dataset))
     assert lost.returncode == -signal.SIGKILL
-    assert sorted(block[:2] for block in finished) == BLOCKS
+    assert sorted(block[:2] for block in finished) == [block[:2] for block in BLOCKS]
     reference, folder = without_cluster
     assert reference.wait() == 0
     untuned, there = (

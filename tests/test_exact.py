@@ -411,8 +411,8 @@ def test_limits_of_the_best_pseudo_counts():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: exact.cumulative_regret(0.2, SINGLE, 5), TypeError, "`predictor_task` .* float"),
-        (lambda: exact.cumulative_regret(LAPLACE, None, 5), TypeError, "`source_task` .* NoneType"),
+        (lambda: exact.cumulative_regret(0.2, SINGLE, 5), TypeError, "`predictor_task` .* got 0.2"),
+        (lambda: exact.cumulative_regret(LAPLACE, None, 5), TypeError, "`source_task` .* got None"),
         (lambda: exact.mutual_information(0.2, 5), TypeError, "`source_task`"),
         (lambda: exact.cumulative_regret(LAPLACE, SINGLE, 0), ValueError, "`length` .* got 0"),
         (lambda: exact.regret_curve(LAPLACE, SINGLE, 5.0), TypeError, r"`length` .* got 5\.0"),
@@ -569,13 +569,13 @@ class OnlySamples:
         (
             OnlySamples(),
             TypeError,
-            "`source_task` must be .* OnlySamples, without num_components, checked, log_marginal, "
-            "log_oracle",
+            "`source_task` must be an ExchangeableTask .*OnlySamples.* which has no "
+            "num_components, checked, log_marginal, log_oracle",
         ),
         (
             MixtureOfDirichlets,
             TypeError,
-            "`source_task` must be .* got MixtureOfDirichlets, not an instance",
+            "`source_task` must be .* got .*MixtureOfDirichlets.*, a class; pass an instance",
         ),
         (
             MixtureOfDirichlets([1.0], [[1.0, 0.0]]),

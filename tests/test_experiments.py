@@ -5,35 +5,60 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from conftest import NETWORKS, roundings
-from promptbayes import METHODS, Training, __main__, experiments, results
+from promptbayes import (
+    METHODS,
+    Prefix,
+    Training,
+    __main__,
+    coin,
+    cumulative_regret,
+    dirichlet,
+    evaluate,
+    experiments,
+    results,
+    tune,
+)
 from promptbayes.__main__ import main
 from promptbayes.predictor import pretrained_path, settings
 
+PAPER = experiments.SETTINGS
 SHORT = Training(num_steps=2, batch_size=4, length=5)
 
 
 @pytest.fixture(autouse=True)
-def few_sequences(monkeypatch):
-    """Eight sequences instead of 2048, and nothing remembered from elsewhere."""
-    monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
-    remembered = experiments.evaluation_sequences, experiments.untuned_regret
-    for function in remembered:
-        function.cache_clear()
-    yield
-    for function in remembered:
-        function.cache_clear()
+def small_scale(monkeypatch):
+    """Eight sequences instead of 2048, and two steps instead of a thousand."""
+    small = {
+        name: replace(setting, training=SHORT, num_evaluation=8)
+        for name, setting in experiments.SETTINGS.items()
+    }
+    monkeypatch.setattr(experiments, "SETTINGS", small)
+
+
+WITH_MEMORY = {
+    *("single-coin", "two-coin-mixture"),
+    *("untrained-two-coin-mixture", "untrained-random-coins"),
+}
 
 
 def test_twenty_settings():
     settings = experiments.SETTINGS
     assert len(settings) * len(experiments.NETWORKS) == 20
     assert {s.target for s in settings.values()} == set(experiments.TASKS)
+    assert set(experiments.PAPER_METHODS) - {"NoTuning", "RandomPF"} == set(METHODS) - {"Memory"}
     assert all(set(s.methods) <= {*METHODS, "NoTuning", "RandomPF"} for s in settings.values())
+    for name, setting in settings.items():
+        length = 25 if name.startswith("prefix-25") else 6
+        assert setting.methods["SoftPT"].length == setting.prefix_length == length
+        assert setting.methods["RandomPF"].length == length
+        assert ("Memory" in setting.methods) == (name in WITH_MEMORY)
+    assert settings["single-coin"].repetitions_of("Memory") == 3
     # Table of settings in the protocol: three repetitions where the paper has three.
     three = {name for name, s in settings.items() if s.repetitions == 3}
     assert three == {n for n in settings if n.startswith(("embedding-4", "large"))}
@@ -44,7 +69,7 @@ def test_twenty_settings():
 @pytest.mark.parametrize("method", ["NoTuning", "RandomPF", "HardPT", "SoftPT", "UnembedWT"])
 def test_a_cell(method):
     cell = experiments.run_cell(
-        "untrained-two-coin-mixture", "lstm", method, [0, 3], training=SHORT, progress=False
+        "untrained-two-coin-mixture", "lstm", method, [0, 3], progress=False
     )
     assert dict(cell.regret.sizes) == {"repetition": 2, "evaluation": 3, "step": 200}
     np.testing.assert_array_equal(cell.repetition, [0, 3])
@@ -70,7 +95,7 @@ def test_the_untuned_cell_keeps_the_network():
     # The components were fitted to these 100 x 50 states, computed in float32.
     np.testing.assert_allclose(points.mean(axis=0), 0, atol=roundings(100))
     np.testing.assert_allclose(points.var(axis=0), 1, rtol=roundings(100))
-    ones = np.asarray(experiments._background_sequences().tokens).sum(axis=1)
+    ones = np.asarray(experiments.background_sequences("single-coin").tokens).sum(axis=1)
     excess = (ones - 50 * tau) ** 2 / (50 * tau * (1 - tau))
     # Squares of about standard normals: mean 1, and the mean of 100 is off by sqrt(2 / 100).
     assert abs(excess.mean() - 1) < 4 * np.sqrt(2 / 100)
@@ -88,7 +113,7 @@ def test_repetitions_do_not_depend_on_their_company():
     """Repetition 3 alone starts from the same prefix and sees the same data as beside others."""
     run = {
         tuple(which): experiments.run_cell(
-            "untrained-two-coin-mixture", "lstm", "SoftPT", which, training=SHORT, progress=False
+            "untrained-two-coin-mixture", "lstm", "SoftPT", which, progress=False
         )
         for which in ([0, 3], [3])
     }
@@ -102,7 +127,7 @@ def test_methods_share_data_and_baseline():
     """The first loss of methods that start as the base itself is the same: same data, same base."""
     losses = [
         experiments.run_cell(
-            "untrained-two-coin-mixture", "lstm", method, [1], training=SHORT, progress=False
+            "untrained-two-coin-mixture", "lstm", method, [1], progress=False
         ).loss.values[0, 0]
         for method in ("EmbedWT", "UnembedWT")
     ]
@@ -134,8 +159,8 @@ def test_reproduce_skips_what_is_there(tmp_path, capsys):
 def test_what_no_tuning_is_stored_for_gets_it_first(tmp_path):
     """And then cells of another network are named and not stored; the rest goes on."""
     setting = "untrained-random-coins"
-    command = ["reproduce", setting, "--network", "lstm", "--folder", str(tmp_path)]
-    main([*command, "--repetitions", "1", "--methods", "RandomPF"])
+    command = ["--network", "lstm", "--folder", str(tmp_path), "--methods", "RandomPF"]
+    main(["reproduce", setting, *command, "--repetitions", "1"])
     untuned, random = (
         results.cell_path(setting, "lstm", method, folder=tmp_path)
         for method in ("NoTuning", "RandomPF")
@@ -144,9 +169,9 @@ def test_what_no_tuning_is_stored_for_gets_it_first(tmp_path):
     stored = results.read(untuned)
     other = stored.assign(cumulative_regret=stored.cumulative_regret + 0.01)
     results.write(untuned, other)
-    both = [*command[:2], "untrained-two-coin-mixture", *command[2:]]
+    both = [setting, setting.replace("random-coins", "two-coin-mixture")]
     with pytest.raises(SystemExit) as stopped:
-        main([*both, "--repetitions", "2", "--methods", "RandomPF"])
+        main(["reproduce", *both, *command, "--repetitions", "2"])
     # A text: printed on stderr, and the exit code is 1.
     assert f"{setting}/lstm/RandomPF: `path`: {random} belongs to another" in stopped.value.code
     assert len(results.read(random).repetition) == 1
@@ -173,19 +198,19 @@ def test_a_dry_run_tells_what_is_missing_and_runs_nothing(tmp_path, capsys, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_speed_is_measured_by_a_few_steps(monkeypatch):
+def test_speed_is_measured_by_a_few_steps():
     """On a small network, whose steps take no time: a positive number."""
-    monkeypatch.setattr(experiments, "ARCHITECTURES", {"lstm": NETWORKS["LSTM"]})
-    assert __main__._speed("lstm") > 0
+    assert __main__._speed(NETWORKS["LSTM"]) > 0
 
 
 SMALL_CAMPAIGN = """
-import functools, sys
+import sys
+from dataclasses import replace
 from promptbayes import Training, __main__, experiments
 
-experiments.NUM_EVALUATION = 8
 short = Training(num_steps=2, batch_size=4, length=5)
-experiments.run_cell = functools.partial(experiments.run_cell, training=short)
+for name, setting in experiments.SETTINGS.items():
+    experiments.SETTINGS[name] = replace(setting, training=short, num_evaluation=8)
 __main__.main(sys.argv[1:])
 """
 
@@ -217,11 +242,11 @@ def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
 
 def test_work_is_what_takes_time():
     """Twice the layers and width are about eight times the work; what is tuned matters less."""
-    work = experiments.work
-    softpt = work("single-coin", "transformer", "SoftPT")
-    assert 7 < work("large-single-coin", "transformer", "SoftPT") / softpt < 9
-    assert work("single-coin", "transformer", "FullWT") > softpt
-    assert work("single-coin", "transformer", "NoTuning") < softpt / 10
+    work, single = experiments.work, PAPER["single-coin"]
+    softpt = work(single, "transformer", "SoftPT")
+    assert 7 < work(PAPER["large-single-coin"], "transformer", "SoftPT") / softpt < 9
+    assert work(single, "transformer", "FullWT") > softpt
+    assert work(single, "transformer", "NoTuning") < softpt / 10
 
 
 def test_shards_share_nothing_and_miss_nothing(tmp_path):
@@ -230,26 +255,221 @@ def test_shards_share_nothing_and_miss_nothing(tmp_path):
     from promptbayes.__main__ import _cells
 
     options = Namespace(
-        settings=[],
-        network=None,
-        methods=None,
-        repetitions=None,
-        network_seed=None,
-        folder=tmp_path,
+        settings=[], network=None, methods=None, repetitions=None, network_seed=None
     )
-    cells = {}
+    cells, everything = {}, (experiments.SETTINGS, tmp_path, [])
     for shard in ("1/1", "1/3", "2/3", "3/3"):
         options.shard = shard
-        cells[shard] = [cell for cell, _ in _cells(options)]
+        cells[shard] = [cell for cell, _ in _cells(options, *everything)]
     parts = [set(cells[f"{i}/3"]) for i in (1, 2, 3)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(cells["1/1"])
     options.shard = "4/3"
     with pytest.raises(ValueError, match="`--shard` must be i/n"):
-        list(_cells(options))
+        list(_cells(options, *everything))
+
+
+def test_a_memory_runs_from_two_starts(monkeypatch):
+    """The run with the lower last losses is the cell, the other stands beside it."""
+    name, network = "untrained-two-coin-mixture", "lstm"
+    chosen, runs, starts = experiments.SETTINGS[name], {}, []
+
+    def tuned_as_it_should_be(*arguments, start=None, **options):
+        run = tune(*arguments, start=start, **options)
+        begun = "random" if start is None else "SoftPT"
+        better = np.array([begun == "random", begun == "SoftPT"])  # in repetition 0, in 1
+        runs[begun] = run._replace(losses=run.losses + np.where(better, 0, 9)[:, None])
+        starts.append(start)
+        return runs[begun]
+
+    monkeypatch.setattr(experiments, "tune", tuned_as_it_should_be)
+    prefixes = np.random.default_rng(0).normal(size=(2, 6, 128)).astype(np.float32)
+    cell = experiments.run_cell(name, network, "Memory", [0, 1], prefixes=prefixes, progress=False)
+    assert cell.start.values.tolist() == ["random", "SoftPT"]
+    sequences = experiments.evaluation_sequences(chosen, chosen.target)
+    for r, (better, other) in enumerate([("random", "SoftPT"), ("SoftPT", "random")]):
+        theta = [np.ravel(leaf[r]) for leaf in jax.tree.leaves(runs[better].theta)]
+        np.testing.assert_array_equal(cell.theta[r], np.concatenate(theta))
+        for run, prefixed in ((runs[better], ""), (runs[other], "other_")):
+            np.testing.assert_array_equal(cell[f"{prefixed}loss"][r], run.losses[r].astype("f4"))
+            losses = evaluate(run.predictor(r), sequences)
+            expected = cumulative_regret(losses, sequences).mean[49]
+            found = cell[f"{prefixed}cumulative_regret"].sel(evaluation=chosen.target, mark=50)
+            np.testing.assert_allclose(found[r], expected, rtol=roundings(1))
+    # What SoftPT's prefix leaves is what the second run starts from: it predicts the same.
+    base, method = experiments.base_predictor(name, network), chosen.methods["Memory"]
+    assert starts[0] is None
+    for r in range(2):
+        started = method.apply(base, jax.tree.map(lambda leaf, r=r: leaf[r], starts[1]))
+        prompted = chosen.methods["SoftPT"].apply(base, prefixes[r])
+        np.testing.assert_allclose(started([[0, 1]]), prompted([[0, 1]]), atol=1e-6)
+
+
+def test_a_memory_runs_after_soft_prefixes(tmp_path):
+    """Refused without them; in one command they come first, wherever they are named."""
+    name = "untrained-two-coin-mixture"
+    command = ["reproduce", name, "--network", "lstm", "--folder", str(tmp_path), "--methods"]
+    with pytest.raises(SystemExit, match="lstm/Memory: a memory starts from SoftPT's prefix too"):
+        main([*command, "Memory", "--repetitions", "1"])
+    for count in ("1", "2"):
+        main([*command, "Memory", "SoftPT", "--repetitions", count])
+    stored = results.load_cell(name, "lstm", "Memory", tmp_path)
+    np.testing.assert_array_equal(stored.repetition, [0, 1])
+    assert set(stored.start.values) <= {"random", "SoftPT"}
+    assert stored.other_loss.dims == stored.loss.dims
+    assert stored.sizes["parameter"] == 2 * 128  # cell and hidden states of one layer
+    assert "prefix_trajectory" not in stored
 
 
 def test_untrained_is_one_fixed_initialisation():
     base = experiments.base_predictor("untrained-random-coins", "lstm")
-    again = experiments.base_predictor.__wrapped__("untrained-random-coins", "lstm")
+    chosen = experiments.SETTINGS["untrained-random-coins"]
+    again = experiments.base_predictor(replace(chosen), "lstm")
     for mine, other in zip(jax.tree.leaves(base), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_what_a_setting_cannot_be_is_said():
+    setting, paper = experiments.Setting, experiments.TASKS
+    for fields, message in (
+        ({"target": "typo"}, "`target` must be one of `tasks`, random-coins, .* got 'typo'"),
+        ({"target": "mine", "tasks": {"mine": coin(0.3)}}, "`pretraining` must be one of"),
+        ({"networks": {"gru": "gru"}}, "`networks`: gru must be one of lstm, transformer"),
+        (
+            {"networks": {"mine": NETWORKS["LSTM"]}},
+            "`networks`: mine must be a Predictor, .* got LSTM",
+        ),
+        ({"tasks": paper | {"die": dirichlet([1.0] * 3)}}, "`tasks`: die must have the alphabet"),
+        ({"tasks": paper | {"mine": 0.3}}, "`tasks` must be pytrees of numbers, .* got 0.3"),
+        ({"tasks": paper | {"a/b": coin(0.3)}}, "`tasks` must have names of letters"),
+        (
+            {"tasks": paper | {"random-coins": dirichlet([2.0, 1.0])}},
+            "`networks`: lstm comes pretrained on random coins alone",
+        ),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            setting(**{"target": "single-coin"} | fields)
+    short = setting(target="single-coin", methods={"SoftPT": Prefix("soft", 0)})
+    with pytest.raises(ValueError, match="SoftPT can tune no network. `length` of a tuned prefix"):
+        short.methods_for("lstm")
+
+
+def test_a_repetition_beyond_the_twentieth_has_its_trajectories():
+    setting = replace(PAPER["untrained-random-coins"], repetitions=25, num_evaluation=8)
+    cell = experiments.run_cell(setting, "lstm", "RandomPF", [2, 22])
+    assert cell.trajectory.shape == (2, 1, 50, 2)
+    assert np.isfinite(cell.trajectory).all()
+
+
+def test_cells_that_cannot_be_run_are_named(tmp_path):
+    """By name and reason, with exit code 1, after all others were run."""
+    command = ["reproduce", "untrained-random-coins", "--network", "lstm", "--repetitions", "1"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--methods", "LoRAWT", "RandomPF", "--folder", str(tmp_path)])
+    assert "untrained-random-coins/lstm/LoRAWT cannot be run: LoRA is defined on" in str(
+        stopped.value.code  # a text: printed on stderr, and the exit code is 1
+    )
+    assert {path.name for path in tmp_path.rglob("*.nc")} == {"NoTuning.nc", "RandomPF.nc"}
+
+
+def test_the_seed_of_an_evaluation_set_is_its_name():
+    """The paper's three keep their numbers, wherever they stand."""
+    for number, (name, task) in enumerate(experiments.TASKS.items()):
+        key = jax.random.fold_in(jax.random.key(2048), number)
+        expected = task.sample(key, 8, 200).tokens
+        setting = replace(PAPER["single-coin"], num_evaluation=8)
+        found = experiments.evaluation_sequences(setting, name).tokens
+        np.testing.assert_array_equal(found, expected)
+    seeds = {experiments.evaluation_seed(name) for name in ("worn", "coin", "a", "b")}
+    assert len(seeds) == 4
+
+
+OWN = """
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from promptbayes import LSTM, Sequences, initialise, random_coins
+from promptbayes.experiments import Setting, methods_named
+
+
+class Sticky(NamedTuple):
+    stay: float
+    num_tokens = 2
+
+    def sample(self, key, num_sequences, length):
+        turns = jax.random.bernoulli(key, 1 - self.stay, (num_sequences, length))
+        tokens = jnp.cumsum(turns, axis=1, dtype=jnp.int32) % 2
+        before = jnp.concatenate([jnp.zeros_like(tokens[:, :1]), tokens[:, :-1]], axis=1)
+        stays = jax.nn.one_hot(before, 2)
+        return Sequences(tokens, jnp.log(stays * self.stay + (1 - stays) * (1 - self.stay)))
+
+
+@dataclass(frozen=True)
+class Bias:
+    def check(self, base):
+        pass
+
+    def init(self, key, base):
+        return base.params["unembedding"]["bias"]
+
+    def apply(self, base, theta):
+        unembedding = base.params["unembedding"] | {"bias": theta}
+        return base._replace(params=base.params | {"unembedding": unembedding})
+
+
+SETTINGS = {
+    "sticky": Setting(
+        target="sticky-coin",
+        tasks={"sticky-coin": Sticky(0.9), "random-coins": random_coins()},
+        networks={"small": initialise(LSTM(embedding_width=6, width=8), jax.random.key(0))},
+        methods=methods_named("HardPT", "SoftPT", "RandomPF", length=2) | {"Bias": Bias()},
+        repetitions=2,
+        num_evaluation=8,
+    )
+}
+"""
+COMMANDS = """
+import sys
+from promptbayes import results
+from promptbayes.__main__ import main
+
+own = sys.argv[1]
+main(["reproduce", own, "--steps", "4", "--batch", "8"])
+main(["reproduce", own, "--steps", "4", "--batch", "8"])
+main(["table", own, "--folder", own.replace(".py", "-quick")])
+main(["figures", own, "--folder", own.replace(".py", "-quick"), "--out", sys.argv[2]])
+print(results.summary("single-coin", "lstm")[0].predictor, "of the paper's")
+"""
+
+
+def test_own_settings_are_run_printed_and_drawn(tmp_path):
+    """A task, a method and a network of one's own, from another folder, by the commands alone."""
+    own, out = tmp_path / "mine" / "my_settings.py", tmp_path / "figures"
+    own.parent.mkdir()
+    own.write_text(OWN)
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMANDS, str(own), str(out)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    folder = own.parent / "my_settings-quick"
+    cells = {path.stem: results.read(path) for path in folder.rglob("*.nc")}
+    assert set(cells) == {"HardPT", "SoftPT", "RandomPF", "Bias", "NoTuning"}
+    assert {path.name for path in own.parent.iterdir()} - {"__pycache__"} == {own.name, folder.name}
+    said = results.experiment(cells["Bias"])
+    assert said["tasks"]["sticky-coin"]["stay"] == 0.9
+    assert said["tasks"]["sticky-coin"]["kind"] == "Sticky"
+    assert (said["training"]["num_steps"], said["training"]["batch_size"]) == (4, 8)
+    assert "0 repetitions to run" in ran.stdout  # the second time
+    for row in ("sticky small Bias", "sticky small NoTuning"):
+        assert row in " ".join(ran.stdout.split())
+    assert "sticky: `exact` knows no Bayes predictor of sticky-coin" in ran.stdout
+    assert "not the setting's training, but 4 steps of 8 sequences" in ran.stdout
+    assert "TargetBayes of the paper's" in ran.stdout
+    drawn = {path.stem for path in (out / "sticky" / "small").iterdir()}
+    assert {"tuning-loss", "hard-prefixes", "states", "trajectories"} <= drawn
+    assert {"bars-sticky-coin", "cumulative-regret-random-coins"} <= drawn

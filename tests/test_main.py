@@ -1,6 +1,6 @@
 """The commands, at a size that takes seconds."""
 
-import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,10 +20,9 @@ def small_scale(monkeypatch, tmp_path):
         "ARCHITECTURES",
         {"lstm": NETWORKS["LSTM"], "transformer": NETWORKS["Transformer"]},
     )
-    for module in (predictor, experiments):
-        monkeypatch.setattr(
-            module, "pretrained_path", lambda *name: tmp_path / real_path(*name).name
-        )
+    monkeypatch.setattr(
+        predictor, "pretrained_path", lambda *name: tmp_path / real_path(*name).name
+    )
     return tmp_path
 
 
@@ -41,18 +40,12 @@ def test_pretrain_writes_a_network_with_its_provenance(small_scale, capsys):
 
 
 def test_reproduce_pretrains_what_is_not_there(small_scale, monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "NUM_EVALUATION", 8)
-    short = functools.partial(experiments.run_cell, training=SHORT)
-    monkeypatch.setattr(experiments, "run_cell", short)
-    remembered = experiments.evaluation_sequences, experiments.untuned_regret
-    for function in remembered:
-        function.cache_clear()
+    few = replace(experiments.SETTINGS["single-coin"], training=SHORT, num_evaluation=8)
+    monkeypatch.setattr(experiments, "SETTINGS", {"single-coin": few})
     command = ["reproduce", "single-coin", "--network", "lstm", "--methods", "UnembedWT"]
     command += ["--repetitions", "1", "--network-seed", "5", "--folder", str(small_scale)]
     for _ in range(2):
         __main__.main(command)
-    for function in remembered:
-        function.cache_clear()
     assert (small_scale / "lstm-5.safetensors").is_file()
     assert capsys.readouterr().out.count("lstm-5.safetensors is not there: pretraining it") == 1
     path = results.cell_path("single-coin", "lstm", "UnembedWT", 5, small_scale)
@@ -91,10 +84,13 @@ def test_ctrl_c_while_pretraining_leaves_what_was_there(small_scale, monkeypatch
         (["reproduce", "--methods", "SoftPrompt"], "`--methods` must be of"),
         (["reproduce", "--shard", "3/2"], "`--shard` must be i/n with 1 <= i <= n, got 3/2"),
         (["reproduce", "--shard", "half"], "`--shard` must be i/n"),
-        (["reproduce", "--network", "gru"], "invalid choice: 'gru'"),
+        (
+            ["reproduce", "--network", "gru"],
+            "`--network` must be one of lstm, transformer, got gru",
+        ),
         (["table", "coins"], "`setting` must be one of single-coin"),
         (["figures", "coins"], "`setting` must be one of single-coin"),
-        (["figures", "--network", "gru"], "invalid choice: 'gru'"),
+        (["figures", "--network", "gru"], "`--network` must be one of lstm, transformer, got gru"),
         (["figures", "--format", "bmp"], "invalid choice: 'bmp'"),
         (["dance"], "invalid choice: 'dance'"),
         ([], "the following arguments are required: command"),

@@ -1,12 +1,12 @@
 """A setting's figures show the stored numbers beside the exact ones, and all that is stored."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import xarray as xr
 from conftest import roundings
-from promptbayes import TUNING, __main__, exact, experiments, figures, report, results
+from promptbayes import METHODS, TUNING, __main__, exact, experiments, figures, report, results
 
 SETTING, NETWORK, UNTRAINED = "two-coin-mixture", "lstm", "untrained-two-coin-mixture"
 REPETITIONS = {"SoftPT": 3, "HardPT": 2, "FullWT": 1, "NoTuning": 1}  # not in the order of figures
@@ -36,8 +36,10 @@ def cell(setting, method, repetitions, seed=0):
     if method in ("SoftPT", "FullWT"):
         dims, loss = draw(["tuning_step"], 100)
         variables["loss"] = dims, 26 + loss
+        variables["tuning_step"] = "tuning_step", 5.5 + 10 * np.arange(100)
     if method == "HardPT":
         variables["prompt_loss"] = draw(["prompt"], 64)
+        variables["best_prompt"] = draw(["prefix"], 6)
     if method != "FullWT":
         variables["trajectory"] = draw(["sequence", "time", "component"], 2, 50, 2)
     if method == "NoTuning":
@@ -45,20 +47,16 @@ def cell(setting, method, repetitions, seed=0):
         variables["background_tau"] = draw(["background_sequence"], 10)
         if setting == SETTING:
             variables["pretraining_loss"] = draw(["pretraining_step"], 100)
+            variables["pretraining_step"] = "pretraining_step", 5.5 + 10 * np.arange(100)
         for name in {"background", "background_tau", "pretraining_loss"} & variables.keys():
             dims, values = variables[name]
             variables[name] = dims[1:], values[0]  # the network is the same in all repetitions
     if method in ("SoftPT", "HardPT"):
         variables["prefix_trajectory"] = draw(["prefix", "component"], 6, 2)
-    return xr.Dataset(
-        variables,
-        coords={
-            "repetition": np.arange(repetitions, dtype=np.int32),
-            "evaluation": list(experiments.TASKS),
-            "step": np.arange(1, 201, dtype=np.int32),
-            "mark": np.array(experiments.MARKS, np.int32),
-        },
-        attrs={"setting": setting, "method": method, "training": str(TUNING)},
+    chosen = experiments.setting_of(setting)
+    attributes = experiments.cell_attributes(setting, NETWORK, method)
+    return experiments.labelled(
+        variables, attributes, repetitions=range(repetitions), chosen=chosen
     )
 
 
@@ -134,7 +132,7 @@ def test_another_network_has_its_own_cells(tmp_path, folder):
 
 @pytest.mark.parametrize("evaluation", experiments.TASKS)
 def test_bars_are_medians_and_exact_values(run, evaluation):
-    figure = report.regret_bars(run, evaluation)
+    figure = run.regret_bars(evaluation)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["n = 50", "n = 100", "n = 200"]
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     source = experiments.TASKS[evaluation]
@@ -162,7 +160,7 @@ def test_bars_are_medians_and_exact_values(run, evaluation):
 @pytest.mark.parametrize("evaluation", experiments.TASKS)
 def test_curves_are_medians_and_exact_values(run, evaluation):
     for cumulative in (False, True):
-        axes = report.regret_curves(run, evaluation, cumulative=cumulative).axes[0]
+        axes = run.regret_curves(evaluation, cumulative=cumulative).axes[0]
         assert axes.get_ylabel().startswith("cumulative" if cumulative else "instantaneous")
         drawn = {name: line.get_ydata() for name, line in curves_of(axes).items()}
         assert drawn.keys() == {*run.cells, *experiments.baselines(SETTING, evaluation)}
@@ -178,10 +176,9 @@ def test_curves_are_medians_and_exact_values(run, evaluation):
         assert rules == {50, 100, 200}
 
 
-def test_repetitions_that_a_method_does_not_have_are_not_drawn(run, folder):
-    """Side by side the cells have gaps; drawn is what each method has."""
-    assert np.isnan(results.load(SETTING, NETWORK, folder).regret).any()
-    axes = report.regret_curves(run, SETTING).axes[0]
+def test_repetitions_that_a_method_does_not_have_are_not_drawn(run):
+    """Drawn is what each method has."""
+    axes = run.regret_curves(SETTING).axes[0]
     hard, soft = thin_lines(axes)  # a single repetition has only its thick line
     assert (len(hard), len(soft)) == (REPETITIONS["HardPT"], REPETITIONS["SoftPT"])
     regret = run.cells["SoftPT"].regret.sel(evaluation=SETTING)
@@ -212,45 +209,45 @@ def test_the_optimum_is_what_the_oracle_loses_and_the_price_of_not_knowing(task,
     source = experiments.TASKS[task]
     expected = 100 * entropy + exact.cumulative_regret(source, source, 100)
     # Either side sums 100 terms of up to log C(100, 50) = 67 nats each, from 100 logarithms.
-    assert report._bayes_loss(task, 100) == pytest.approx(expected, rel=roundings(10**4, float))
+    assert report._bayes_loss(source, 100) == pytest.approx(expected, rel=roundings(10**4, float))
 
 
 def test_tuning_loss_has_a_point_for_each_ten_steps(run):
-    axes = report.tuning_loss(run).axes[0]
+    axes = run.tuning_loss().axes[0]
     drawn = curves_of(axes)
     assert list(drawn) == ["SoftPT", "FullWT", "optimum"]
     for method in ("SoftPT", "FullWT"):
         np.testing.assert_array_equal(drawn[method].get_xdata(), 5.5 + 10 * np.arange(100))
         median = np.median(run.cells[method].loss, axis=0)
         np.testing.assert_allclose(drawn[method].get_ydata(), median, rtol=roundings(4, float))
-    assert set(drawn["optimum"].get_ydata()) == {report._bayes_loss(SETTING, TUNING.length)}
+    assert set(drawn["optimum"].get_ydata()) == {report._bayes_loss(MIXTURE, TUNING.length)}
 
 
 @pytest.mark.parametrize(("start", "is_cut"), [(26.5, False), (40.0, True)])
 def test_only_a_far_higher_start_is_cut(run, start, is_cut):
     soft = run.cells["SoftPT"].copy(deep=True)
     soft.loss[:, 0] = start
-    axes = report.tuning_loss(run._replace(cells={"SoftPT": soft})).axes[0]
+    axes = run._replace(cells={"SoftPT": soft}).tuning_loss().axes[0]
     assert (axes.get_ylim()[1] < start) == is_cut
     assert axes.get_ylim()[1] > soft.loss[:, 1:].max()
 
 
 def test_pretraining_loss_has_a_point_for_each_ten_steps(run):
-    line = curves_of(report.pretraining_loss(run).axes[0])["LSTM"]
+    line = curves_of(run.pretraining_loss().axes[0])["LSTM"]
     np.testing.assert_array_equal(line.get_ydata(), run.untuned.pretraining_loss)
     np.testing.assert_array_equal(line.get_xdata(), 5.5 + 10 * np.arange(100))
 
 
 def test_hard_prefixes_are_named_as_they_were_searched(run):
     losses = run.cells["HardPT"].prompt_loss.mean("repetition").values
-    axes = report.hard_prefixes(run).axes[0]
+    axes = run.hard_prefixes().axes[0]
     np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), np.sort(losses))
     best, worst = (f"{i:06b}" for i in (losses.argmin(), losses.argmax()))  # lexicographic
     assert {text.get_text() for text in axes.texts} == {f"best: {best}", f"worst: {worst}"}
 
 
 def test_states_are_coloured_by_step_and_bias(run):
-    by_step, by_bias = (axes.collections[0] for axes in report.states(run).axes[:2])
+    by_step, by_bias = (axes.collections[0] for axes in run.states().axes[:2])
     points = run.untuned.background.values.reshape(-1, 2)
     for dots in (by_step, by_bias):
         np.testing.assert_array_equal(dots.get_offsets(), points)
@@ -260,7 +257,7 @@ def test_states_are_coloured_by_step_and_bias(run):
 
 
 def test_trajectories_start_after_their_own_prefix(run):
-    figure = report.trajectories(run)
+    figure = run.trajectories()
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == ["HardPT", "SoftPT"]
     background = np.transpose(panels["SoftPT"].get_lines()[0].get_data())
@@ -276,6 +273,38 @@ def test_trajectories_start_after_their_own_prefix(run):
         np.testing.assert_array_equal(path[1:], soft.trajectory[r, s])
 
 
+# --- What the tables do not know -----------------------------------------------------------------
+
+
+def test_every_table_knows_every_method():
+    known = {*METHODS, *experiments.PAPER_METHODS}
+    assert known <= set(itertools.chain(*figures.GROUPS.values()))
+    assert known <= figures.METHOD_STYLE.keys()
+    assert set(report._LABELS) == set(experiments.NETWORKS)
+
+
+def test_an_unknown_method_is_drawn_last_and_grey(run):
+    stranger = figures.Stranger("MyPT")
+    run = run._replace(cells=run.cells | {stranger: run.cells["SoftPT"]})
+    axes = run.regret_bars(SETTING).axes[0]
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows[-2:] == ["others", "MyPT"]
+    grey = (0x60 / 255,) * 3
+    assert axes.patches[-1].get_facecolor()[:3] == pytest.approx(grey)
+    line = curves_of(run.regret_curves(SETTING).axes[0])["MyPT"]
+    assert line.get_color() == "#606060"
+
+
+def test_a_stored_method_that_no_table_knows_is_not_lost(tmp_path):
+    own = {"MyPT": experiments.METHODS["SoftPT"]} | experiments.SETTINGS[SETTING].methods
+    setting = replace(experiments.SETTINGS[SETTING], methods=own)
+    for method in ("MyPT", "SoftPT"):
+        stored = cell(setting, "SoftPT", 1)
+        stored.attrs |= experiments.cell_attributes(setting, NETWORK, method)
+        results.write(results.cell_path(setting, NETWORK, method, folder=tmp_path), stored)
+    assert list(report.stored(setting, NETWORK, folder=tmp_path).cells) == ["SoftPT", "MyPT"]
+
+
 # --- Errors --------------------------------------------------------------------------------------
 
 
@@ -284,9 +313,9 @@ def test_wrong_names_are_listed(run):
         report.figures_of("coins", NETWORK)
     with pytest.raises(ValueError, match="`network` must be one of lstm, transformer, got 'gru'"):
         report.figures_of(SETTING, "gru")
-    for draw in (report.regret_curves, report.regret_bars):
+    for draw in (run.regret_curves, run.regret_bars):
         with pytest.raises(ValueError, match="`evaluation` must be one of random-coins.*'dice'"):
-            draw(run, "dice")
+            draw("dice")
 
 
 def test_nothing_stored_names_the_command(tmp_path):

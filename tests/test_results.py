@@ -1,14 +1,18 @@
 """The store: what is written is read, nothing is ever half there, foreign files are named."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
-from promptbayes import __main__, exact, experiments, results
+from promptbayes import LSTM, Training, __main__, coin, exact, experiments, initialise, results
 
 UNTUNED = np.arange(9, dtype=np.float32).reshape(3, 3)  # of the network that all cells start from
 
@@ -22,7 +26,7 @@ def path(tmp_path):
     return tmp_path / "SoftPT.nc"
 
 
-def cell(repetitions, method="SoftPT", seconds=1.0):
+def cell(repetitions, method="SoftPT", seconds=1.0, setting="single-coin"):
     """A cell as `run_cell` makes it, with numbers that say where they belong."""
     repetitions = np.array(repetitions, np.int32)
     size = len(repetitions)
@@ -48,12 +52,10 @@ def cell(repetitions, method="SoftPT", seconds=1.0):
             "evaluation": list(experiments.TASKS),
             "step": np.arange(1, 201, dtype=np.int32),
             "mark": np.array([50, 100, 200], np.int32),
+            "tuning_step": 125.5 + 250 * np.arange(4),
         },
-        attrs={
-            "setting": "single-coin",
-            "network": "lstm",
-            "method": method,
-            "training": "Training()",
+        attrs=experiments.cell_attributes(setting, "lstm", method)
+        | {
             "seconds": seconds,
             "versions": "jax-0.10.2",
             "commit": "abc1234",
@@ -107,10 +109,115 @@ def test_repetitions_are_in_order_however_they_come(path):
     np.testing.assert_array_equal(read.cumulative_regret, cell(range(4)).cumulative_regret)
 
 
-def test_cells_of_other_training_do_not_mix(path):
+SMALL = initialise(LSTM(width=8), jax.random.key(0))
+SINGLE = experiments.SETTINGS["single-coin"]
+OTHERS = {
+    r"training\.num_steps is 1000 there and 20 here": {
+        "training": replace(SINGLE.training, num_steps=20)
+    },
+    r"tasks\.single-coin\.probs is \[\[0\.8, 0\.2\]\] there and \[\[0\.7, 0\.3\]\] here": {
+        "tasks": experiments.TASKS | {"single-coin": coin(0.3)}
+    },
+    "target is single-coin there and two-coin-mixture here": {"target": "two-coin-mixture"},
+    r"tasks\.another": {"tasks": experiments.TASKS | {"another": coin(0.5)}},
+    r"evaluation\.sequences is 2048 there and 64 here": {"num_evaluation": 64},
+    "architecture is LSTM.* there and LSTM.*width=8": {"networks": {"lstm": SMALL}},
+}
+
+
+@pytest.mark.parametrize("there", [[], [0]])
+@pytest.mark.parametrize("named", OTHERS)
+def test_cells_of_another_experiment_do_not_mix(path, named, there):
+    """Not with the cell, nor with what lies beside it; the difference is named."""
+    if there:
+        results.append(path, cell(there))
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    other = cell([1], setting=replace(SINGLE, **OTHERS[named]))
+    with pytest.raises(ValueError, match=f"is of another experiment: .*{named}"):
+        results.append(path, other)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_another_method_of_the_same_name_is_refused(path):
     results.append(path, cell([0]))
-    with pytest.raises(ValueError, match="was tuned with"):
-        results.append(path, cell([1]).assign_attrs(training="Training(shorter)"))
+    longer = replace(SINGLE, methods=experiments.methods_named("SoftPT", length=7))
+    with pytest.raises(ValueError, match=r"method is Prefix\(.*length=6\) there"):
+        results.append(path, cell([1], setting=longer))
+
+
+def test_tasks_in_another_order_come_under_their_own_names(path):
+    """By their labels, in the cell and in what its network is known by."""
+    results.append(path, cell([0]))
+    tasks = dict(reversed(experiments.TASKS.items()))
+    permuted = cell([1], setting=replace(SINGLE, tasks=tasks)).isel(evaluation=[2, 1, 0])
+    permuted["regret"] = permuted.regret + np.arange(3)[None, :, None]  # each task its own
+    results.append(path, permuted)
+    read = results.read(path)
+    for task in experiments.TASKS:
+        here, there = (data.cumulative_regret.sel(evaluation=task) for data in (permuted, read))
+        np.testing.assert_array_equal(there[1], here[0])
+        here, there = (data.regret.sel(evaluation=task) for data in (permuted, read))
+        # Packed as 16 bits: off by half a step of the largest value, and float32's rounding.
+        np.testing.assert_allclose(there[1], here[0], rtol=2**-22, atol=1.01 * 8 / 32500 / 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda block: block.isel(step=slice(100)), "has other labels of step"),
+        (lambda block: block.drop_vars("loss"), "has other variables than the block: loss"),
+        (
+            lambda block: block.assign_coords(tuning_step=np.arange(4.0)),
+            "has other labels of tuning_step",
+        ),
+    ],
+)
+def test_other_axes_are_refused(path, change, named):
+    results.append(path, cell([0]))
+    with pytest.raises(ValueError, match=named):
+        results.append(path, change(cell([1])))
+    np.testing.assert_array_equal(results.read(path).repetition, [0])
+
+
+def test_a_file_says_what_is_in_it(path):
+    results.append(path, cell([0]))
+    said = results.experiment(results.read(path))
+    assert (said["target"], said["pretraining"]) == ("single-coin", "random-coins")
+    assert said["tasks"]["two-coin-mixture"] == {
+        "kind": "CategoricalMixture",
+        "weights": [0.5, 0.5],
+        "probs": [[0.8, 0.2], [0.2, 0.8]],
+        "evaluation_seed": 2,
+    }
+    assert Training(**said["training"]) == SINGLE.training
+    assert said["evaluation"] == {"seed": 2048, "sequences": 2048, "length": 200}
+
+
+def test_a_file_of_the_old_form_is_named_and_left_alone(path):
+    old = cell([0])
+    del old.attrs["experiment"]
+    results.write(path, old)
+    before = path.read_bytes()
+    for touch in (lambda: results.read(path), lambda: results.append(path, cell([1]))):
+        with pytest.raises(ValueError, match=r"SoftPT\.nc does not say.*tools/migrate_results"):
+            touch()
+    assert path.read_bytes() == before
+
+
+def test_what_comes_with_the_package_says_all(monkeypatch):
+    """Every stored file: an experiment that is its setting's, an axis without labels nowhere."""
+    paths = sorted(results.FOLDER.rglob("*.nc"))
+    assert len(paths) > 200
+    assert sum(path.stat().st_size for path in paths) < 8e6
+    for path in paths:
+        stored = results.read(path)
+        names = (stored.attrs[name] for name in ("setting", "network", "method", "network_seed"))
+        said = experiments.cell_attributes(*names)
+        assert json.loads(said["experiment"]) == results.experiment(stored), path
+        assert set(stored.dims) <= set(stored.coords), path
+        if "theta" in stored:
+            shapes = json.loads(stored.theta.attrs["shapes"]).values()
+            assert sum(np.prod(shape) for shape in shapes) == stored.sizes["parameter"]
 
 
 @pytest.mark.parametrize("there", [[], [0]])
@@ -140,23 +247,24 @@ def test_each_network_has_its_own_cell_of_no_tuning(path):
         results.append(named, cell([0]))
 
 
-def test_a_setting_lies_side_by_side(tmp_path):
+def test_every_cell_of_a_setting_has_its_own_repetitions(tmp_path):
     for method, repetitions in {"SoftPT": [0, 1, 2], "FullWT": [0]}.items():
         path = results.cell_path("single-coin", "lstm", method, folder=tmp_path)
         results.write(path, cell(repetitions, method))
-    whole = results.load("single-coin", "lstm", folder=tmp_path)
-    assert list(whole.predictor.values) == ["SoftPT", "FullWT"]
-    assert np.isnan(whole.regret.sel(predictor="FullWT", repetition=2)).all()
-    assert not np.isnan(whole.regret.sel(predictor="SoftPT")).any()
+    untuned = cell([0], "NoTuning").drop_dims("tuning_step")
+    results.write(results.cell_path("single-coin", "lstm", "NoTuning", folder=tmp_path), untuned)
+    cells = results.load_cells("single-coin", "lstm", folder=tmp_path)
+    sizes = [(method, cell.sizes["repetition"]) for method, cell in cells.items()]
+    assert sizes == [("SoftPT", 3), ("FullWT", 1), ("NoTuning", 1)]
 
 
 def test_what_is_missing_or_unknown_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="reproduce single-coin --network lstm"):
-        results.load("single-coin", "lstm", folder=tmp_path)
+        results.load_cells("single-coin", "lstm", folder=tmp_path)
     with pytest.raises(ValueError, match="`setting` must be one of single-coin"):
-        results.load("three-coins", "lstm")
+        results.load_cells("three-coins", "lstm")
     with pytest.raises(ValueError, match="`network` must be one of lstm"):
-        results.load("single-coin", "rnn")
+        results.load_cells("single-coin", "rnn")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
@@ -206,6 +314,22 @@ def test_kill_at_any_moment_leaves_a_whole_file(path, delay):
     assert len(results.read(path).repetition) == len(repetitions) + 1
 
 
+def test_two_processes_that_write_one_cell_lose_nothing(path):
+    """Each adds its own repetitions, one at a time, as fast as it can."""
+    code = WRITER.replace("range(10_000)", "range({first}, 60, 2)")
+    tests = str(__file__).rsplit("/", 1)[0]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code.format(tests=tests, path=str(path), first=first)]
+        )
+        for first in (0, 1)
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    read = results.read(path)
+    np.testing.assert_array_equal(read.repetition, range(60))
+    np.testing.assert_array_equal(read.cumulative_regret, cell(range(60)).cumulative_regret)
+
+
 @pytest.fixture
 def some_results(tmp_path):
     """SoftPT with three repetitions, and one on another pretrained network."""
@@ -249,3 +373,22 @@ def test_the_table_shows_numbers_gaps_findings_and_hours(some_results, capsys):
     assert [f"{finding}:", "not", "as", "the", "paper", "claims."] in [line[:6] for line in lines]
     assert ["single-coin", "1.00", "0.00"] in lines  # two cells of half an hour each
     assert lines[-1] == ["1.0", "in", "all,", "on", "2", "x", "cpu,", "x86_64"]
+
+
+def test_files_of_the_old_form_are_brought_into_the_new_one_once(path, tmp_path):
+    """Any number of times: what has the new form stays as it is, bit by bit."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, str(root / "tools" / "migrate_results.py"), str(tmp_path)]
+    new = results.load_cell("single-coin", "lstm", "SoftPT")
+    axes = ["tuning_step", "parameter", "sequence", "time", "component", "prefix"]
+    old = new.drop_vars(axes).copy(deep=True)
+    old.theta.attrs.clear()
+    del old.attrs["experiment"]
+    results.write(path, old.assign_attrs(training=str(SINGLE.training)))
+    kept = [path.read_bytes()]
+    for said in ("1 of 2", "0 of 2"):  # a NoTuning cell of the new form lies there, too
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert f"{said} files brought into the new form" in ran.stdout, ran.stderr
+        kept.append(path.read_bytes())
+    assert kept[0] != kept[1] == kept[2]
+    xr.testing.assert_identical(results.read(path), new)

@@ -4,9 +4,10 @@ Each command has `--help` with an example.
 """
 
 import argparse
-import dataclasses
 import functools
 import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -14,8 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from . import cluster, experiments, predictor, report, results
+from .experiments import Setting
 from .methods import METHODS
+from .networks import Architecture
 from .predictor import initialise
+from .tasks import dirichlet
 from .tuning import PRETRAINING, TUNING, pretrain, tune
 
 
@@ -82,19 +86,71 @@ def _pretrain_network(name: str, seed: int | None) -> None:
     print(f"{path}: {settings['losses'][-1]} nats per sequence after {settings['seconds']} s")
 
 
+def _choose(options) -> tuple[dict[str, Setting], Path]:
+    """The settings that are named, of the paper or of a Python file, and their results' folder."""
+    files = [name for name in options.settings if name.endswith(".py")]
+    names = [name for name in options.settings if name not in files]
+    if len(files) > 1:
+        raise ValueError(f"`settings` must be of one file, got {' and '.join(files)}.")
+    known = experiments.load_settings(files[0]) if files else experiments.SETTINGS
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"`setting` must be one of {', '.join(known)}, got {', '.join(unknown)}.")
+    chosen = {name: known[name] for name in names or known}
+    networks = _networks(chosen.values())
+    if options.network not in (None, *networks):
+        known = ", ".join(networks)
+        raise ValueError(f"`--network` must be one of {known}, got {options.network}.")
+    beside = Path(files[0]).with_suffix("") if files else Path("promptbayes")
+    folder = beside.with_name(f"{beside.name}-results") if files else results.FOLDER
+    sizes = {"num_steps": options.steps, "batch_size": options.batch}
+    if sizes := {name: size for name, size in sizes.items() if size is not None}:
+        folder = beside.with_name(f"{beside.name}-quick")
+        for name, setting in chosen.items():
+            chosen[name] = replace(setting, training=replace(setting.training, **sizes))
+    return chosen, Path(options.folder or folder)
+
+
+def _networks(settings: Iterable[Setting], only: str | None = None) -> list[str]:
+    """Names of the networks of some settings, each once, or the only one that is asked for."""
+    names = dict.fromkeys(name for setting in settings for name in setting.networks)
+    return [name for name in names if only in (None, name)]
+
+
+def _add_settings(command, verb: str) -> None:
+    """What `_choose` reads."""
+    command.add_argument(
+        "settings",
+        nargs="*",
+        help=f"which to {verb}: of {', '.join(experiments.SETTINGS)}; or a Python file that "
+        "defines SETTINGS, and names of these; all if left out",
+    )
+    command.add_argument("--network", help="one of the settings' networks; all if left out")
+    command.add_argument(
+        "--folder",
+        help="where results are; if left out the package's, for my_settings.py my_settings-results "
+        "beside it",
+    )
+    command.set_defaults(steps=None, batch=None)
+
+
 def _add_reproduce(commands) -> None:
     command = commands.add_parser(
         "reproduce",
-        help="run the paper's experiments; what is finished is skipped",
+        help="run the paper's experiments, or one's own; what is finished is skipped",
         epilog="example: python -m promptbayes reproduce single-coin --network lstm "
-        "--methods SoftPT FullWT --repetitions 3",
+        "--methods SoftPT FullWT --repetitions 3; or python -m promptbayes reproduce "
+        "my_settings.py --steps 20 --batch 16",
     )
-    command.add_argument(
-        "settings", nargs="*", help=f"of {', '.join(experiments.SETTINGS)}; all if left out"
-    )
-    command.add_argument("--network", choices=experiments.NETWORKS, help="both if left out")
+    _add_settings(command, "run")
     command.add_argument("--methods", nargs="+", help="all of the setting if left out")
-    command.add_argument("--repetitions", type=int, help="how many; the paper's if left out")
+    command.add_argument("--repetitions", type=int, help="how many; the setting's if left out")
+    command.add_argument(
+        "--steps",
+        type=int,
+        help="for a quick look: other than the setting's; the results are kept apart, in "
+        "my_settings-quick, or promptbayes-quick for the paper's",
+    )
+    command.add_argument("--batch", type=int, help="the same: sequences in a step")
     command.add_argument("--network-seed", type=int, help="which pretrained network")
     command.add_argument("--shard", default="1/1", help="i/n: only every n-th cell, from the i-th")
     command.add_argument(
@@ -102,7 +158,6 @@ def _add_reproduce(commands) -> None:
         metavar="ADDRESS",
         help="of a dask.distributed scheduler; its workers run the cells, not this process",
     )
-    command.add_argument("--folder", help="where to keep results; the package's if left out")
     command.add_argument(
         "--dry-run", action="store_true", help="say what is missing and how long it would take here"
     )
@@ -111,85 +166,114 @@ def _add_reproduce(commands) -> None:
 
 def _reproduce(options) -> None:
     """Run every missing repetition of every chosen cell, a block at a time."""
-    blocks = list(_blocks(options))
-    networks = _missing_networks(blocks, options.network_seed)
+    chosen, folder = _choose(options)
+    refused: list[str] = []  # what cannot be run or stored, and why
+    blocks = list(_blocks(options, chosen, folder, refused))
+    shipped = dict.fromkeys(  # each once
+        str(value)
+        for (name, network, _), _ in blocks
+        if isinstance(value := chosen[name].networks[network], str) and chosen[name].pretraining
+    )
+    paths = {name: predictor.pretrained_path(name, options.network_seed) for name in shipped}
+    missing = [name for name, path in paths.items() if not path.is_file()]
     if options.dry_run:
-        _forecast(blocks, networks)
-        return
-    for name in networks:
-        missing = predictor.pretrained_path(name, options.network_seed).name
-        print(f"{missing} is not there: pretraining it first.", flush=True)
-        _pretrain_network(name, options.network_seed)
-    print(f"{sum(len(block) for _, block in blocks)} repetitions to run.", flush=True)
-    unfinished = []
+        _forecast(blocks, missing, chosen)
+    else:
+        for name in missing:
+            print(f"{paths[name].name} is not there: pretraining it first.", flush=True)
+            _pretrain_network(name, options.network_seed)
+        _run(blocks, options, chosen, folder, refused)
+    if refused:
+        raise SystemExit("\n".join(["Not run or not stored:", *dict.fromkeys(refused)]))
+
+
+def _run(blocks, options, chosen: dict[str, Setting], folder: Path, refused: list[str]) -> None:
+    """Run blocks and store them: NoTuning, by which others know their network, memories last."""
+    print(f"{sum(len(block) for _, block in blocks)} repetitions to run, into {folder}", flush=True)
+
+    def stage(cell: cluster.Cell) -> int:
+        last = chosen[cell[0]].starts_from_prefixes(cell[2])
+        return 2 if last else int(cell[2] != "NoTuning")
+
+    def refuse(cell: cluster.Cell, reason: Exception) -> None:
+        refused.append(f"{'/'.join(cell)}: {reason}")
+        tqdm.write(refused[-1])
+
     # Cells differ a hundredfold in work: time left is told from the work that is left.
-    with tqdm(
-        total=sum(_work(*block) for block in blocks), desc="reproduce", smoothing=0, bar_format=_BAR
-    ) as bar:
-        untuned = [block for block in blocks if block[0][2] == "NoTuning"]
-        others = [block for block in blocks if block[0][2] != "NoTuning"]
-        for some in filter(None, (untuned, others)):  # what a cell's network is, is stored first
-            if options.dask:
-                finished = cluster.run_blocks(options.dask, some, network_seed=options.network_seed)
+    works = {cell: experiments.work(chosen[cell[0]], *cell[1:]) for cell, _ in blocks}
+    total = sum(works[cell] * len(block) for cell, block in blocks)
+    with tqdm(total=total, desc="reproduce", smoothing=0, bar_format=_BAR) as bar:
+        for now in range(3):
+            ready: list[cluster.Block] = []
+            for cell, block in (block for block in blocks if stage(block[0]) == now):
+                try:
+                    ready.append(_ready(cell, block, options, chosen, folder))
+                except ValueError as reason:
+                    refuse(cell, reason)
+            if options.dask and ready:
+                finished = cluster.run_blocks(options.dask, ready)
             else:
-                finished = _run_here(some, options, bar)
+                finished = _run_here(ready, chosen, folder, bar)
             try:
                 for cell, block, done in finished:
-                    path = results.cell_path(*cell, options.network_seed, options.folder)
                     try:
-                        results.append(path, _unless_refused(done))
-                    except ValueError as refused:
-                        unfinished.append(f"{'/'.join(cell)}: {refused}")
-                        tqdm.write(f"{unfinished[-1]}")
-                    bar.update(_work(cell, block))
+                        if isinstance(done, Exception):
+                            raise done
+                        results.append(_path(cell, options, folder), done)
+                    except (TypeError, ValueError) as reason:
+                        refuse(cell, reason)
+                    bar.update(works[cell] * len(block))
             except cluster.UnfinishedError as error:
-                unfinished.append(str(error))
-    if unfinished:
-        raise SystemExit("\n".join(["Not stored:", *dict.fromkeys(unfinished)]))
+                refused.append(str(error))
 
 
-def _missing_networks(blocks: list[cluster.Block], network_seed) -> list[str]:
-    """Pretrained networks that cells start from and whose weights are not there."""
-    chosen = {
-        network + experiments.SETTINGS[setting].variant: None  # in order, each once
-        for (setting, network, _), _ in blocks
-        if experiments.SETTINGS[setting].pretrained
-    }
-    return [name for name in chosen if not predictor.pretrained_path(name, network_seed).is_file()]
+def _path(cell: cluster.Cell, options, folder: Path) -> Path:
+    return results.cell_path(*cell, options.network_seed, folder)
 
 
-def _run_here(blocks: list[cluster.Block], options, bar):
-    """Blocks one after the other; for one of another network, the error instead of a dataset."""
-    seed = options.network_seed
-    for cell, block in blocks:
-        bar.set_postfix_str("/".join(cell))
+def _ready(cell, repetitions, options, chosen: dict[str, Setting], folder: Path) -> cluster.Block:
+    """A block with all that `run_cell` needs, of what is stored so far."""
+    name, network, method = cell
+    setting, more = chosen[name], {"network_seed": options.network_seed}
+    if setting is not experiments.SETTINGS.get(name):
+        more["setting"] = setting
+    if setting.starts_from_prefixes(method):
+        stored = results.soft_prefixes(name, network, repetitions, options.network_seed, folder)
+        more["prefixes"] = stored
+    return cluster.Block(cell, repetitions, more)
+
+
+def _run_here(blocks: list[cluster.Block], chosen: dict[str, Setting], folder: Path, bar):
+    """Blocks one after the other; for one that cannot be, the error instead of a dataset."""
+    for block in blocks:
+        (name, network, method), seed = block.cell, block.options["network_seed"]
+        bar.set_postfix_str("/".join(block.cell))
         try:
-            untuned = experiments.untuned_regret(*cell[:2], seed)
-            results.check_network(results.cell_path(*cell, seed, options.folder), cell[2], untuned)
-        except ValueError as refused:
-            yield cell, block, refused
-        else:
-            yield cell, block, experiments.run_cell(*cell, block, network_seed=seed)
+            results.check_network(
+                results.cell_path(name, network, method, seed, folder),
+                experiments.cell_attributes(chosen[name], network, method, seed),
+                experiments.untuned_regret(chosen[name], network, seed),
+            )
+            done = experiments.run_cell(**block.arguments())
+        except (TypeError, ValueError) as reason:
+            done = reason
+        yield block.cell, block.repetitions, done
 
 
-def _unless_refused(done):
-    if isinstance(done, ValueError):
-        raise done
-    return done
-
-
-def _forecast(blocks: list[cluster.Block], networks: list[str]) -> None:
+def _forecast(blocks, networks: list[str], chosen: dict[str, Setting]) -> None:
     """What is missing, and how long it takes at the speed of a few steps on this machine."""
     hours: dict[tuple[str, str], float] = {}
     speed = functools.cache(_speed)
-    for (setting, network, method), block in blocks:
-        name = network + experiments.SETTINGS[setting].variant
-        seconds = experiments.work(setting, network, method) / speed(name)  # side by side
+    for cell, block in blocks:
+        setting, network, method = cell
+        work = experiments.work(chosen[setting], network, method)
+        seconds = work / speed(chosen[setting].architecture(network))  # side by side
         hours[setting, network] = hours.get((setting, network), 0.0) + seconds / 3600
         repetitions = ", ".join(map(str, block))
-        print(f"{setting}/{network}/{method}: repetitions {repetitions}, {seconds / 60:.1f} min")
+        print(f"{'/'.join(cell)}: repetitions {repetitions}, {seconds / 60:.1f} min")
     for name in networks:
-        took = experiments.tuning_work(name, 3, PRETRAINING) / speed(name) / 3600
+        architecture = experiments.ARCHITECTURES[name]
+        took = experiments.tuning_work(architecture, 3, PRETRAINING) / speed(architecture) / 3600
         hours["pretraining", name] = took
     for (setting, network), took in hours.items():
         print(f"{setting}, {network}: {took:.2f} hours")
@@ -199,70 +283,66 @@ def _forecast(blocks: list[cluster.Block], networks: list[str]) -> None:
     )
 
 
-def _speed(name: str) -> float:
+def _speed(architecture: Architecture) -> float:
     """Multiply-adds a second of one repetition beside as many others as there are devices."""
-    training = dataclasses.replace(TUNING, num_steps=4)
-    base = initialise(experiments.ARCHITECTURES[name], jax.random.key(0))
+    training = replace(TUNING, num_steps=4)
+    base = initialise(architecture, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(jax.devices()))
-    task = experiments.TASKS["single-coin"]
+    task = dirichlet(np.ones(architecture.num_tokens))
     a_few_steps = functools.partial(
         tune, base, METHODS["SoftPT"], task, training, keys, progress=False
     )
     a_few_steps()  # compiles
     began = time.perf_counter()
     a_few_steps()
-    return experiments.tuning_work(name, 2, training) / (time.perf_counter() - began)
+    return experiments.tuning_work(architecture, 2, training) / (time.perf_counter() - began)
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 
 
-def _work(cell, block) -> float:
-    return experiments.work(*cell) * len(block)
-
-
-def _blocks(options):
+def _blocks(options, chosen: dict[str, Setting], folder: Path, refused: list[str]):
     """What is missing, in blocks of as many repetitions as run side by side.
 
     Before other cells of a network come its NoTuning cells, asked for or not, where there are none.
     """
     size = max(1, len(jax.devices()))
-    chosen = dict(_cells(options))
-    untuned = {(*cell[:2], "NoTuning"): [0] for cell, missing in chosen.items() if missing}
-    for cell, missing in (untuned | chosen).items():
-        path = results.cell_path(*cell, options.network_seed, options.folder)
-        if cell[2] == "NoTuning" and path.is_file():
-            continue
-        for start in range(0, len(missing), size):
-            yield cell, missing[start : start + size]
+    cells = dict(_cells(options, chosen, folder, refused))
+    untuned = {(*cell[:2], "NoTuning"): [0] for cell, missing in cells.items() if missing}
+    for cell, missing in (untuned | cells).items():
+        if cell[2] != "NoTuning" or not _path(cell, options, folder).is_file():
+            for start in range(0, len(missing), size):
+                yield cell, missing[start : start + size]
 
 
-def _cells(options):
-    """Chosen cells with the repetitions they lack."""
+def _cells(options, chosen: dict[str, Setting], folder: Path, refused: list[str]):
+    """Chosen cells with the repetitions they lack; those that cannot be run are named."""
     try:
         index, count = map(int, options.shard.split("/"))
         assert 1 <= index <= count
     except (ValueError, AssertionError):
         raise ValueError(f"`--shard` must be i/n with 1 <= i <= n, got {options.shard}.") from None
-    known = {method for setting in experiments.SETTINGS.values() for method in setting.methods}
-    for method in options.methods or []:
-        if method not in known:
-            raise ValueError(f"`--methods` must be of {', '.join(sorted(known))}, got {method}.")
-    cells = [
-        (name, network, method)
-        for name in options.settings or experiments.SETTINGS
-        for network in ([options.network] if options.network else experiments.NETWORKS)
-        for method in experiments.setting_of(name).methods_for(network)
-        if not options.methods or method in options.methods
-    ]
+    known = {method: None for setting in chosen.values() for method in setting.methods}
+    if unknown := [method for method in options.methods or [] if method not in known]:
+        raise ValueError(f"`--methods` must be of {', '.join(known)}, got {', '.join(unknown)}.")
+    cells: list[cluster.Cell] = []
+    for name, setting in chosen.items():
+        for network in _networks([setting], options.network):
+            possible = setting.methods_for(network)
+            for method in options.methods or possible:
+                if method in possible:
+                    cells.append((name, network, method))
+                elif method in setting.methods:
+                    reason = setting.refusal(network, method)
+                    refused.append(f"{name}/{network}/{method} cannot be run: {reason}")
+                elif options.settings:
+                    refused.append(f"{name}/{network}/{method}: no method of this setting")
     for cell in cells[index - 1 :: count]:
-        wanted = experiments.SETTINGS[cell[0]].repetitions
-        if options.repetitions is not None:
+        wanted = chosen[cell[0]].repetitions_of(cell[2])
+        if options.repetitions is not None and cell[2] != "NoTuning":
             wanted = options.repetitions
-        if cell[2] == "NoTuning":
-            wanted = 1  # nothing about it is random
-        path = results.cell_path(*cell, options.network_seed, options.folder)
-        have = set(results.read(path).repetition.values.tolist()) if path.is_file() else set()
+        path = _path(cell, options, folder)
+        have = results.read(path).repetition.values.tolist() if path.is_file() else []
         yield cell, [r for r in range(wanted) if r not in have]
 
 
@@ -272,8 +352,7 @@ def _add_table(commands) -> None:
         help="print the paper's numbers beside the stored ones",
         epilog="example: python -m promptbayes table single-coin",
     )
-    command.add_argument("settings", nargs="*", help="all if left out")
-    command.add_argument("--folder", help="where the results are; the package's if left out")
+    _add_settings(command, "print")
     command.set_defaults(run=_table)
 
 
@@ -281,46 +360,44 @@ def _table(options) -> None:
     """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
     columns = "{:<28} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
     heading = "setting network predictor median quantiles runs error networks paper"
-    chosen = options.settings or list(experiments.SETTINGS)
-    for name in chosen:
-        experiments.setting_of(name)  # before anything is printed
+    (chosen, folder), others = _choose(options), []
     print(columns.format(*heading.split()))
-    for name in chosen:
-        for network in experiments.NETWORKS:
+    for name, setting in chosen.items():
+        for network in _networks([setting], options.network):
             try:
-                rows = results.summary(name, network, folder=options.folder)
+                rows = results.summary(setting, network, folder=folder)
             except FileNotFoundError:
                 print(columns.format(name, network, "not computed", *6 * [""]))
                 continue
             for row in rows:
                 print(columns.format(name, network, *_texts(row)))
-            stored = {row.predictor for row in rows}
-            for method in experiments.SETTINGS[name].methods_for(network):
-                if method not in stored:
+            cells = results.load_cells(setting, network, folder=folder)
+            for method in setting.methods_for(network):
+                if method not in cells:
                     print(columns.format(name, network, method, "missing", *5 * [""]))
+            said = results.experiment(next(iter(cells.values())))["training"]
+            if said != asdict(setting.training):
+                size = f"{said['num_steps']} steps of {said['batch_size']} sequences"
+                others.append(f"{name}, {network}: not the setting's training, but {size}")
+        if not experiments.baselines(setting, setting.target):
+            others.append(f"{name}: `exact` knows no Bayes predictor of {setting.target}")
     print(
         "\nNats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % "
         "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "
         "pretrained networks\n(untrained: over initialisations), and their number."
     )
-    for name in chosen:
-        if name in experiments.FINDINGS:
+    for name, setting in chosen.items():
+        if name in experiments.FINDINGS and setting is experiments.SETTINGS[name]:
             print(f"\n{name}: not as the paper claims. {experiments.FINDINGS[name]}.")
-    _print_times(chosen, options.folder)
-
-
-def _print_times(chosen: list[str], folder) -> None:
-    """Hours that the stored results took to compute."""
-    columns, devices, whole = "{:<28}" + len(experiments.NETWORKS) * " {:>12}", set(), 0.0
-    print("\n" + columns.format("hours of computing", *experiments.NETWORKS))
+    print(*others, sep="\n")
+    networks = _networks(chosen.values(), options.network)
+    columns, devices, whole = "{:<28}" + len(networks) * " {:>12}", set(), 0.0
+    print("\n" + columns.format("hours of computing", *networks))
     for name in chosen:
-        hours = []
-        for network in experiments.NETWORKS:
-            seconds, where = results.computing_time(name, network, folder)
-            hours.append(f"{seconds / 3600:.2f}")
-            devices |= where
-            whole += seconds / 3600
-        print(columns.format(name, *hours))
+        taken = [results.computing_time(name, network, folder) for network in networks]
+        print(columns.format(name, *(f"{seconds / 3600:.2f}" for seconds, _ in taken)))
+        whole += sum(seconds for seconds, _ in taken) / 3600
+        devices |= set().union(*(where for _, where in taken))
     print(f"{whole:.1f} in all, on {' and '.join(sorted(devices)) or 'nothing yet'}")
 
 
@@ -328,7 +405,6 @@ def _texts(row: results.Summary) -> list[str]:
     """One row of the table, as text."""
     if not row.repetitions:
         return [row.predictor, f"{row.median:.3f}", "", "exact", "", "", ""]
-    several = len(row.networks) > 1
     networks = f"{min(row.networks):.3f} to {max(row.networks):.3f} ({len(row.networks)})"
     return [
         row.predictor,
@@ -336,7 +412,7 @@ def _texts(row: results.Summary) -> list[str]:
         f"{row.low:.3f} to {row.high:.3f}" if row.repetitions > 1 else "",
         str(row.repetitions),
         f"{row.error:.3f}",
-        networks if several else "",
+        networks if len(row.networks) > 1 else "",
         "" if row.paper is None else f"{row.paper:.2f}",
     ]
 
@@ -347,11 +423,7 @@ def _add_figures(commands) -> None:
         help="draw every figure of a setting from the stored results",
         epilog="example: python -m promptbayes figures single-coin --network lstm --format png",
     )
-    command.add_argument(
-        "settings", nargs="*", help=f"of {', '.join(experiments.SETTINGS)}; all if left out"
-    )
-    command.add_argument("--network", choices=experiments.NETWORKS, help="both if left out")
-    command.add_argument("--folder", help="where the results are; the package's if left out")
+    _add_settings(command, "draw")
     command.add_argument(
         "--out", default="figures", help="folder to draw into; figures/ if left out"
     )
@@ -361,13 +433,11 @@ def _add_figures(commands) -> None:
 
 def _figures(options) -> None:
     """Draw into OUT/setting/network/; what is not computed is named and skipped."""
-    chosen = options.settings or list(experiments.SETTINGS)
-    for name in chosen:
-        experiments.setting_of(name)  # before anything is drawn
-    for name in chosen:
-        for network in [options.network] if options.network else experiments.NETWORKS:
+    chosen, folder = _choose(options)
+    for name, setting in chosen.items():
+        for network in _networks([setting], options.network):
             try:
-                drawn = report.figures_of(name, network, folder=options.folder)
+                drawn = report.figures_of(setting, network, folder=folder)
             except FileNotFoundError:
                 print(f"{name}, {network}: not computed")
                 continue

@@ -1,15 +1,16 @@
 """Cells on other machines: every block of repetitions is one task of a dask.distributed cluster.
 
-A task is a call of `experiments.run_cell` with names and numbers; the answer of the worker that
-takes it is a dataset of numpy arrays. The cluster needs nothing but this package. Whoever submits
-is the only one to write: on disk there is netCDF and nothing else. On the wire distributed pickles,
-so whoever reaches the scheduler's address can run code on every machine of the cluster: it belongs
-in a network that is trusted, or behind distributed's TLS.
+A task is a call of `experiments.run_cell`; a setting that is not the paper's goes along by value,
+and the cluster needs nothing but this package. The answer is a dataset of numpy arrays. Whoever
+submits is the only one to write: on disk there is netCDF and nothing else. On the wire distributed
+pickles, so whoever reaches the scheduler's address can run code on every machine of the cluster: it
+belongs in a network that is trusted, or behind distributed's TLS.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import xarray as xr
 from tqdm import tqdm
@@ -22,7 +23,20 @@ _SECONDS_TO_CONNECT = 10
 _SUBMISSIONS = 4
 
 Cell = tuple[str, str, str]  # setting, network, method
-Block = tuple[Cell, list[int]]  # with numbers of repetitions
+
+
+class Block(NamedTuple):
+    """Some repetitions of a cell, and what else `run_cell` is called with."""
+
+    cell: Cell
+    repetitions: list[int]
+    options: Mapping[str, Any] = {}  # such as `network_seed`, or `setting` as a value
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `run_cell`."""
+        setting, network, method = self.cell
+        names = {"setting": setting, "network": network, "method": method}
+        return {**names, "repetitions": self.repetitions, **self.options}
 
 
 class UnfinishedError(Exception):
@@ -30,7 +44,7 @@ class UnfinishedError(Exception):
 
 
 def run_blocks(
-    address: str, blocks: Iterable[Block], *, network_seed: int | None = None
+    address: str, blocks: Iterable[Block]
 ) -> Iterator[tuple[Cell, list[int], xr.Dataset]]:
     """Run blocks of repetitions on a cluster and give each back as soon as it is finished.
 
@@ -39,8 +53,7 @@ def run_blocks(
 
     Args:
         address: of the scheduler, such as `"tcp://10.0.0.5:8786"`.
-        blocks: cells, each (setting, network, method), with numbers of repetitions.
-        network_seed: which pretrained network, as in `run_cell`.
+        blocks: cells, each (setting, network, method), with numbers of repetitions; see `Block`.
 
     Yields:
         The cell, the repetitions and what `run_cell` returns for them, in the order in which
@@ -66,27 +79,25 @@ def run_blocks(
     with _connect(distributed, address) as client:
         open_blocks, failed = {}, []
 
-        def submit(cell, repetitions, submissions=1):
+        def submit(block: Block, submissions=1):
             future = client.submit(
                 experiments.run_cell,
-                *cell,
-                repetitions,
-                network_seed=network_seed,
+                **block.arguments(),
                 progress=False,
                 pure=False,  # a name of its own: no two tasks share a result
             )
-            open_blocks[future.key] = cell, repetitions, submissions
+            open_blocks[future.key] = block, submissions
             return future
 
-        tasks = [submit(*block) for block in blocks]
+        tasks = [submit(block) for block in blocks]
         finished = distributed.as_completed(tasks, loop=client.loop)
         for future in finished:
-            cell, repetitions, submissions = open_blocks.pop(future.key)
+            block, submissions = open_blocks.pop(future.key)
             error = future.exception()
             if isinstance(error, distributed.KilledWorker) and submissions < _SUBMISSIONS:
-                finished.add(submit(cell, repetitions, submissions + 1))
+                finished.add(submit(block, submissions + 1))
             elif error is not None:
-                failed.append(f"{'/'.join(cell)}, repetitions {repetitions}")
+                failed.append(f"{'/'.join(block.cell)}, repetitions {block.repetitions}")
                 tqdm.write(f"{failed[-1]}: {type(error).__name__}: {error}")
             else:
                 try:
@@ -97,7 +108,7 @@ def run_blocks(
                         "is back, the same command goes on from there."
                     ) from reason
                 future.release()  # else computed again where the worker that keeps it is lost
-                yield cell, repetitions, dataset
+                yield block.cell, block.repetitions, dataset
     if failed:
         raise UnfinishedError("All others were finished, these failed:\n" + "\n".join(failed))
 

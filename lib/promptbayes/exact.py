@@ -13,26 +13,30 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from .tasks import CategoricalMixture, DirichletCategorical, ExchangeableTask, log_rising
+from .tasks import (
+    CategoricalMixture,
+    DirichletCategorical,
+    ExchangeableTask,
+    check_contract,
+    check_int,
+    log_rising,
+)
 
 Task = ExchangeableTask
 
-MAX_TERMS = 10**8  # one term is one count under one component
+MAX_TERMS = 10**8  #: of a sum, unless told otherwise; one term is one count under one component
 _BLOCK = 2**18  # numbers in an array of one block: 2 MiB, which stay in a core's cache
 _FACTORS_A_SECOND = 1.5e7  # terms times tokens, on one core of a cloud machine
 
 
 class HardPrompts(NamedTuple):
-    """The regret after every hard prompt of one length; the order of its tokens does not matter.
+    """The regret after every hard prompt of one length; the order of its tokens does not matter."""
 
-    Attributes:
-        counts: k_a(s), how often the prompt holds each token, [prompt, token]; for coins, row k
-            is the prompt with k heads.
-        regret: E[log p(x_1:N | tau) - log pi(x_1:N | s)] in nats, [prompt]; infinite for a prompt
-            that the predictor holds for impossible.
-    """
-
+    #: k_a(s), how often the prompt holds each token, [prompt, token]; for coins, row k is the
+    #: prompt with k heads.
     counts: np.ndarray
+    #: E[log p(x_1:N | tau) - log pi(x_1:N | s)] in nats, [prompt]; infinite for a prompt that the
+    #: predictor holds for impossible.
     regret: np.ndarray
 
     @property
@@ -43,26 +47,25 @@ class HardPrompts(NamedTuple):
 
 
 class PseudoCounts(NamedTuple):
-    """The best that a conjugate counter can do when its pseudo-counts may be any numbers.
+    """The best that a conjugate counter can do when its pseudo-counts may be any numbers."""
 
-    Attributes:
-        alpha: the minimising pseudo-counts, [token]; infinite or 0 where only a limit is best.
-        mean: the prediction before the first token, alpha_a / sum_b alpha_b, [token]; where
-            alpha is infinite or 0, the direction of that limit.
-        regret: cumulative regret with alpha, in nats.
-    """
-
+    #: The minimising pseudo-counts, [token]; infinite or 0 where only a limit is best.
     alpha: np.ndarray
+    #: The prediction before the first token, alpha_a / sum_b alpha_b, [token]; where alpha is
+    #: infinite or 0, the direction of that limit.
     mean: np.ndarray
+    #: Cumulative regret with alpha, in nats.
     regret: float
 
 
 def cumulative_regret(
     predictor_task: Task, source_task: Task, length: int, *, max_terms: float = MAX_TERMS
 ) -> float:
-    """Expected excess log loss of a Bayes predictor over the oracle that knows tau.
+    """Expected excess log loss, in nats, of a Bayes predictor over the oracle that knows tau.
 
-        R(N) = E_(tau ~ source) E_(x_1:N | tau) [log p(x_1:N | tau) - log pi(x_1:N)]
+        R(N) = E_(tau ~ source) E_(x_1:N | tau) [log p(x_1:N | tau) - log pi(x_1:N)]     (Eq. 10)
+
+    It is infinite if the source produces something that pi holds for impossible.
 
     Args:
         predictor_task: the task distribution that the predictor pi is Bayesian for.
@@ -71,62 +74,36 @@ def cumulative_regret(
         max_terms: how many terms to sum at most, counts times components; memory is bounded
             without it.
 
-    Returns:
-        R(N) in nats; infinite if the source produces something that pi holds for impossible.
-
     Raises:
-        TypeError: if a task lacks something of `ExchangeableTask`, which is named, `length` is not
+        TypeError: a task lacks something of `ExchangeableTask`, which is named, `length` is not
             an integer, or `max_terms` not a number.
-        ValueError: if the alphabets differ, a task's numbers are invalid, `length` is below 1, or
+        ValueError: the alphabets differ, a task's numbers are invalid, `length` is below 1, or
             the sum has more than `max_terms` terms (the message says how long they take).
 
     Example:
         >>> from promptbayes.tasks import coin, random_coins
         >>> round(cumulative_regret(random_coins(), coin(0.2), 50), 10)
         1.4772242153
-
-    References:
-        Genewein et al. (2025), Eq. 10.
     """
-    predictor_task, source_task = _check_pair(predictor_task, source_task)
-    length = _check_length("length", length)
-    _check_terms(_num_counts(length, source_task), length, max_terms, predictor_task, source_task)
+    length, source_task, predictor_task = _check(length, max_terms, source_task, predictor_task)
     return _regret(predictor_task, source_task, length)
 
 
 def regret_curve(
     predictor_task: Task, source_task: Task, length: int, *, max_terms: float = MAX_TERMS
 ) -> np.ndarray:
-    """Cumulative regret after each prediction, R(1), ..., R(N); see `cumulative_regret`.
+    """Cumulative regret in nats after each prediction, R(1), ..., R(N), [time].
 
-        R(n) = E_(tau ~ source) E_(x_1:n | tau) [log p(x_1:n | tau) - log pi(x_1:n)]
-
-    Args:
-        predictor_task: the task distribution that the predictor pi is Bayesian for.
-        source_task: the task distribution that the sequences come from.
-        length: N, number of predictions.
-        max_terms: as in `cumulative_regret`.
-
-    Returns:
-        R(n) in nats at entry n - 1, [time].
-
-    Raises:
-        TypeError: as `cumulative_regret`.
-        ValueError: as `cumulative_regret`.
+    R(n) at entry n - 1 is `cumulative_regret`, whose arguments and errors these are (Fig. 1).
 
     Example:
         >>> from promptbayes.tasks import coin, random_coins
         >>> print(regret_curve(random_coins(), coin(0.5), 3).round(4))
         [0.     0.0589 0.1308]
-
-    References:
-        Genewein et al. (2025), Eq. 10 and the curves of Fig. 1.
     """
-    predictor_task, source_task = _check_pair(predictor_task, source_task)
-    length = _check_length("length", length)
-    # Counts of all lengths 0..N over |A| tokens are the counts of length N over one token more.
-    total = comb(length + source_task.num_tokens, source_task.num_tokens)
-    _check_terms(total, length, max_terms, predictor_task, source_task)
+    length, source_task, predictor_task = _check(
+        length, max_terms, source_task, predictor_task, all_lengths=True
+    )
     return np.array([_regret(predictor_task, source_task, n) for n in range(1, length + 1)])
 
 
@@ -135,109 +112,67 @@ def mutual_information(source_task: Task, length: int, *, max_terms: float = MAX
 
         I(tau; x_1:N) = E_(x_1:N) KL(p(tau | x_1:N) || p(tau))
 
-    Args:
-        source_task: the task distribution that the sequences come from.
-        length: N, number of tokens.
-        max_terms: as in `cumulative_regret`.
-
-    Returns:
-        I(tau; x_1:N) in nats; 0 for a single coin.
-
-    Raises:
-        TypeError: as `cumulative_regret`.
-        ValueError: as `cumulative_regret`.
+    In nats; 0 for a single coin. It is Eq. 10 for the predictor of Eq. 2 (Cover and Thomas, 2006,
+    Section 13.1). Arguments and errors are those of `cumulative_regret`.
 
     Example:
         >>> from promptbayes.tasks import coin_mixture
         >>> round(mutual_information(coin_mixture([0.2, 0.8]), 50), 10)
         0.6931438296
-
-    References:
-        Genewein et al. (2025), Eq. 10 for the predictor of Eq. 2; Cover and Thomas (2006),
-        Section 13.1.
     """
-    source_task = _check_task("source_task", source_task)
-    length = _check_length("length", length)
-    _check_terms(_num_counts(length, source_task), length, max_terms, source_task)
+    length, source_task, _ = _check(length, max_terms, source_task, source_task)
     # As entropies, H(x) - H(x | tau): by exchangeability, E[log p(x | tau)] is the expectation of
     # sum_a k_a E[log tau_a | x_1 = a].
     ones = np.eye(source_task.num_tokens, dtype=int)
     first = np.where(source_task.log_marginal(ones) > -np.inf, source_task.log_oracle(ones), 0)
-    return _expected(
-        lambda counts, log_xi: sum(k * log_tau for k, log_tau in zip(counts.T, first)) - log_xi,
-        length,
-        source_task,
-    )
+
+    def gained(counts, log_xi):
+        return sum(k * log_tau for k, log_tau in zip(counts.T, first)) - log_xi
+
+    return _expected(gained, length, source_task)
 
 
 def kl_divergence(
     source_task: Task, predictor_task: Task, length: int, *, max_terms: float = MAX_TERMS
 ) -> float:
-    """How far the predictor is from the source's own Bayes predictor: its own fault.
+    """How far, in nats, the predictor is from the source's own Bayes predictor: its own fault.
 
-        KL(xi || pi) = E_(x_1:N ~ xi) [log xi(x_1:N) - log pi(x_1:N)]
+        KL(xi || pi) = E_(x_1:N ~ xi) [log xi(x_1:N) - log pi(x_1:N)]     (Eq. 4)
 
-    Args:
-        source_task: the task distribution that the sequences come from, with marginal xi.
-        predictor_task: the task distribution that the predictor pi is Bayesian for.
-        length: N, number of tokens.
-        max_terms: as in `cumulative_regret`.
-
-    Returns:
-        KL(xi || pi) in nats; 0 if the two tasks are the same; infinite if the source produces
-        something that pi holds for impossible.
-
-    Raises:
-        TypeError: as `cumulative_regret`.
-        ValueError: as `cumulative_regret`.
+    It is 0 if the two tasks are the same. Arguments and errors are those of `cumulative_regret`.
 
     Example:
-        The Laplace predictor against that of Krichevsky and Trofimov, Beta(1/2, 1/2):
-
         >>> from promptbayes.tasks import dirichlet, random_coins
-        >>> round(kl_divergence(random_coins(), dirichlet([0.5, 0.5]), 100), 3)
+        >>> krichevsky_trofimov = dirichlet([0.5, 0.5])
+        >>> round(kl_divergence(random_coins(), krichevsky_trofimov, 100), 3)
         0.132
-
-    References:
-        Genewein et al. (2025), Eq. 4.
     """
-    predictor_task, source_task = _check_pair(predictor_task, source_task)
-    length = _check_length("length", length)
-    _check_terms(_num_counts(length, source_task), length, max_terms, predictor_task, source_task)
-    return _expected(
-        lambda counts, log_xi: log_xi - predictor_task.log_marginal(counts),
-        length,
-        source_task,
-        predictor_task,
-    )
+    length, source_task, predictor_task = _check(length, max_terms, source_task, predictor_task)
+
+    def excess(counts, log_xi):
+        return log_xi - predictor_task.log_marginal(counts)
+
+    return _expected(excess, length, source_task, predictor_task)
 
 
 def log_marginal(task: Task, counts) -> np.ndarray:
-    """Log-probability of ONE sequence with the given counts, tau averaged out.
+    """Log-probability in nats, [...], of ONE sequence with these counts, tau averaged out (Eq. 1).
 
         Dirichlet:  xi(x_1:n) = prod_a alpha_a (alpha_a + 1) ... (alpha_a + k_a - 1)
                                 / (A (A + 1) ... (A + n - 1)),   A = sum_a alpha_a
         mixture:    xi(x_1:n) = sum_c weights[c] prod_a probs[c, a]^k_a
 
-    Args:
-        task: the task distribution.
-        counts: k_a, how often each token occurs, integers, [..., token].
-
-    Returns:
-        log xi in nats, [...]; -inf for counts that the task cannot produce.
+    `counts` are k_a, how often each token occurs, integers, [..., token]; what the task cannot
+    produce has -inf.
 
     Raises:
-        TypeError: if `task` lacks something of `ExchangeableTask`, or `counts` are not integers.
-        ValueError: if `counts` are negative or do not have one entry for each token, or the
-            task's numbers are invalid.
+        TypeError, ValueError: as `cumulative_regret` for `task`; `counts` are not integers, are
+            negative or do not have one entry for each token.
 
     Example:
         >>> from promptbayes.tasks import random_coins
         >>> print(np.exp(log_marginal(random_coins(), [[2, 0], [1, 1]])).round(4))
         [0.3333 0.1667]
-
-    References:
-        Genewein et al. (2025), Eq. 1.
     """
     task = _check_task("task", task)
     counts = np.asarray(counts)
@@ -266,38 +201,19 @@ def hard_prompts(
         R(s) = E_(tau ~ source) E_(x_1:N | tau) [log p(x_1:N | tau) - log pi(x_1:N | s)]
 
     The predictor sees a prompt only through its counts, so all |A|^L prompts are covered by the
-    far fewer counts.
-
-    Args:
-        predictor_task: the task distribution that the prompted predictor pi is Bayesian for.
-        source_task: the task distribution that the sequences come from.
-        prompt_length: L, tokens in the prompt; 0 is the empty prompt alone.
-        length: N, number of predictions after the prompt.
-        max_terms: as in `cumulative_regret`.
-
-    Returns:
-        `HardPrompts`, one row for each count of length L.
-
-    Raises:
-        TypeError: as `cumulative_regret`, or if `prompt_length` is not an integer.
-        ValueError: as `cumulative_regret`, or if `prompt_length` is negative.
+    far fewer counts (Eq. 7 for S = A). `prompt_length` is L, an integer; 0 is the empty prompt
+    alone. Other arguments and errors are those of `cumulative_regret`.
 
     Example:
         >>> from promptbayes.tasks import coin, random_coins
         >>> counts, regret = hard_prompts(random_coins(), coin(0.2), 6, 50).best
         >>> counts.tolist(), round(regret, 10)
         ([5, 1], 0.5710946354)
-
-    References:
-        Genewein et al. (2025), Eq. 7 for S = A.
     """
-    predictor_task, source_task = _check_pair(predictor_task, source_task)
-    prompt_length = _check_length("prompt_length", prompt_length, lowest=0)
-    length = _check_length("length", length)
-    total = _num_counts(prompt_length, source_task) * _num_counts(length, source_task)
-    _check_terms(total, length, max_terms, predictor_task, source_task)
-    below = _ways(prompt_length, source_task.num_tokens)
-    prompts = _counts(np.arange(_num_counts(prompt_length, source_task)), prompt_length, below)
+    length, source_task, predictor_task = _check(
+        length, max_terms, source_task, predictor_task, prompt_length
+    )
+    prompts = np.concatenate([*_counts(int(prompt_length), source_task.num_tokens, _BLOCK)])
     log_prompts = _log_marginal(predictor_task, prompts)
     possible = np.flatnonzero(log_prompts > -np.inf)
     regret = np.where(log_prompts > -np.inf, 0.0, np.inf)
@@ -312,7 +228,7 @@ def hard_prompts(
 def best_pseudo_counts(
     source_task: DirichletCategorical | CategoricalMixture, length: int
 ) -> PseudoCounts:
-    """The pseudo-counts with which a conjugate counter predicts a source best.
+    """The pseudo-counts with which a conjugate counter predicts a source best (Appendix E).
 
         alpha* = argmin_alpha R(N; Dirichlet(alpha)),
         p(x_t = a | x_<t) = (alpha_a + k_a) / (A + t - 1),   A = sum_a alpha_a
@@ -320,41 +236,28 @@ def best_pseudo_counts(
     For N >= 2 finite counts are best as soon as tau varies at all: with T = sum_a Var(tau_a) /
     E(tau_a) and alpha = E(tau) / e, the slope of the regret in e is -N (N - 1) T / 2 at e = 0.
 
-    A single coin has no minimiser: the regret falls to 0 as alpha grows along the coin's
-    probabilities. The limit is returned: `regret` 0.0, `alpha` infinite, `mean` its direction. So
-    it is for coins that float64 cannot tell from one. A mixture of coins that each always show one
-    token is the other limit, alpha = 0. A token that never occurs gets alpha 0. For N = 1 only the
-    mean matters, and alpha = mean is returned.
-
-    Args:
-        source_task: the task distribution that the sequences come from.
-        length: N, number of predictions.
-
-    Returns:
-        `PseudoCounts`.
+    A single coin (or what float64 cannot tell from one) has no minimiser: the regret falls to 0 as
+    alpha grows along its probabilities. The limit is returned: `regret` 0.0, `alpha` infinite,
+    `mean` its direction. Coins that each always show one token are the other limit, alpha = 0. A
+    token that never occurs gets alpha 0. For N = `length` = 1 only the mean matters: alpha is it.
 
     Raises:
-        TypeError: if `source_task` is not one of the two families, for which the counts of each
+        TypeError: `source_task` is not one of the two families, for which the counts of each
             single token are known apart, or `length` is not an integer.
-        ValueError: if the task's numbers are invalid or `length` is below 1.
-        RuntimeError: if the minimiser did not reach a stationary point.
+        ValueError: the task's numbers are invalid or `length` is below 1.
+        RuntimeError: the minimiser did not reach a stationary point.
 
     Example:
         >>> from promptbayes.tasks import coin_mixture
-        >>> best = best_pseudo_counts(coin_mixture([0.2, 0.8]), 3)
-        >>> print(best.alpha.round(6))
+        >>> print(best_pseudo_counts(coin_mixture([0.2, 0.8]), 3).alpha.round(6))
         [0.888889 0.888889]
-
-    References:
-        Genewein et al. (2025), Appendix E, "Beta-Bernoulli".
     """
     if not isinstance(source_task, DirichletCategorical | CategoricalMixture):
         raise TypeError(
             "`source_task` must be a DirichletCategorical or a CategoricalMixture, whose single "
             f"tokens' counts are known apart from the others', got {type(source_task).__name__}."
         )
-    source_task = _check_task("source_task", source_task)
-    length = _check_length("length", length)
+    length, source_task, _ = _check(length, np.inf, source_task, source_task)
     if isinstance(source_task, DirichletCategorical):  # the Bayes predictor is such a counter
         alpha = np.asarray(source_task.alpha)
         return PseudoCounts(alpha, alpha / alpha.sum(), _counter_regret(source_task, alpha, length))
@@ -382,15 +285,9 @@ def best_pseudo_counts(
 
 
 def _blocks(length, source_task, *tasks):
-    """All that the source can produce at this length, a block of counts at a time.
-
-    Yields counts [count, token], the probability of each, and log xi of one sequence, [count].
-    """
-    below = _ways(length, source_task.num_tokens)
+    """Blocks of what the source can produce: counts [count, token], their probabilities, log xi."""
     log_factorial = log_rising(np.ones(1), length)[0]
-    num_counts, rows = _num_counts(length, source_task), _block_rows(source_task, *tasks)
-    for start in range(0, num_counts, rows):
-        counts = _counts(np.arange(start, min(start + rows, num_counts)), length, below)
+    for counts in _counts(length, source_task.num_tokens, _block_rows(source_task, *tasks)):
         log_xi = source_task.log_marginal(counts)
         log_prob = log_factorial[length] - np.sum(log_factorial[counts], axis=-1) + log_xi
         if np.any(log_prob == -np.inf):
@@ -408,30 +305,27 @@ def _expected(of_counts, length, source_task, *tasks):
     return float(sum(prob @ of_counts(counts, log_xi) for counts, prob, log_xi in blocks))
 
 
-def _ways(length, num_tokens):
-    """At [m][s] how many ways there are to share out fewer than s among m + 1 tokens."""
-    below = [np.arange(length + 1)]
-    for _ in range(num_tokens - 2):
-        below.append(np.cumsum(below[-1]))
-    return below
-
-
-def _counts(index, length, below):
-    """The index-th of all counts that sum to `length`, [index, token]; for coins, heads ascending.
+def _counts(length, num_tokens, rows):
+    """All counts that sum to `length`, [count, token], so many rows at a time; heads ascending.
 
     The first token's count falls from `length` to 0. The rest is shared out among the others, and
     a rest of s comes behind all ways to share out less: the combinatorial number system.
     """
-    columns, left = [], length
-    for ways in reversed(below):
-        rest = np.searchsorted(ways, index, side="right") - 1
-        columns.append(left - rest)
-        index, left = index - ways[rest], rest
-    return np.stack([*columns, left], axis=-1)
+    below = [np.arange(length + 1)]  # at [m][s]: ways to share out fewer than s among m + 1 tokens
+    for _ in range(num_tokens - 2):
+        below.append(np.cumsum(below[-1]))
+    num_counts = _num_counts(length, num_tokens)
+    for start in range(0, num_counts, rows):
+        index, columns, left = np.arange(start, min(start + rows, num_counts)), [], length
+        for ways in reversed(below):
+            rest = np.searchsorted(ways, index, side="right") - 1
+            columns.append(left - rest)
+            index, left = index - ways[rest], rest
+        yield np.stack([*columns, left], axis=-1)
 
 
-def _num_counts(length, task):
-    return comb(length + task.num_tokens - 1, task.num_tokens - 1)
+def _num_counts(length, num_tokens):
+    return comb(length + num_tokens - 1, num_tokens - 1)
 
 
 def _block_rows(*tasks):
@@ -445,27 +339,17 @@ def _log_marginal(task, counts):
     return np.concatenate(pieces) if pieces else np.zeros(0)
 
 
-# The parts of regret. The three public functions share as little as possible, so that
-# regret = information + divergence is a check on them and not a definition.
-
-
 def _regret(predictor_task, source_task, length):
-    return _expected(
-        lambda counts, _: source_task.log_oracle(counts) - predictor_task.log_marginal(counts),
-        length,
-        source_task,
-        predictor_task,
-    )
+    # The three parts of regret share as little as possible, so that
+    # regret = information + divergence is a check on them and not a definition.
+    def excess(counts, _):
+        return source_task.log_oracle(counts) - predictor_task.log_marginal(counts)
+
+    return _expected(excess, length, source_task, predictor_task)
 
 
 # The best counter. E[log of a rising product of k terms] = sum_i P(k > i) log(alpha + i), so only
 # the tails of each token's own count are needed, for any alphabet.
-
-
-def _expected_entropy(task):
-    """E[H(tau)], the entropy in nats of one token for someone who knows tau."""
-    ones = np.eye(task.num_tokens, dtype=int)
-    return float(-np.exp(task.log_marginal(ones)) @ task.log_oracle(ones))
 
 
 def _tails(task, length):
@@ -491,7 +375,9 @@ def _counter_regret(source_task, alpha, length):
     steps = np.arange(length)
     gained = special.xlogy(_tails(source_task, length), alpha[:, None] + steps)
     log_predictor = np.sum(gained) - np.sum(np.log(alpha.sum() + steps))
-    return float(-length * _expected_entropy(source_task) - log_predictor)
+    ones = np.eye(len(alpha), dtype=int)  # E[H(tau)]: of one token, for someone who knows tau
+    entropy = float(-np.exp(source_task.log_marginal(ones)) @ source_task.log_oracle(ones))
+    return float(-length * entropy - log_predictor)
 
 
 def _moment_match(task, mean):
@@ -544,14 +430,7 @@ def _minimise(tails, start):
 
 def _check_task(name, task):
     """The task in float64, its numbers checked by its own constructor."""
-    needed = [part for part in vars(ExchangeableTask) if not part.startswith("_")]
-    missing = [part for part in needed if not hasattr(task, part)]
-    if missing or isinstance(task, type):
-        lacks = "not an instance" if isinstance(task, type) else f"without {', '.join(missing)}"
-        raise TypeError(
-            f"`{name}` must be a task under which only counts matter (see ExchangeableTask), got "
-            f"{getattr(task, '__name__', type(task).__name__)}, {lacks}."
-        )
+    check_contract(name, task, ExchangeableTask)
     try:
         task = task.checked()
     except ValueError as error:
@@ -571,35 +450,31 @@ def _check_task(name, task):
     return task
 
 
-def _check_pair(predictor_task, source_task):
-    predictor_task = _check_task("predictor_task", predictor_task)
+def _check(length, max_terms, source_task, predictor_task, prompt_length=0, all_lengths=False):
+    """Length and tasks, once nothing is wrong with them and the sum is not too long."""
     source_task = _check_task("source_task", source_task)
-    if predictor_task.num_tokens != source_task.num_tokens:
+    predictor_task = _check_task("predictor_task", predictor_task)
+    num_tokens = source_task.num_tokens
+    if predictor_task.num_tokens != num_tokens:
         raise ValueError(
-            f"`predictor_task` must have the source's {source_task.num_tokens} tokens, "
+            f"`predictor_task` must have the source's {num_tokens} tokens, "
             f"got {predictor_task.num_tokens}."
         )
-    return predictor_task, source_task
-
-
-def _check_length(name, length, lowest=1):
-    if isinstance(length, bool) or not isinstance(length, int | np.integer):
-        raise TypeError(f"`{name}` must be an integer, got {length!r}.")
-    if length < lowest:
-        raise ValueError(f"`{name}` must be at least {lowest}, got {length}.")
-    return int(length)
-
-
-def _check_terms(num_counts, length, max_terms, *tasks):
+    check_int("prompt_length", prompt_length, 0, int | np.integer)
+    check_int("length", length, kinds=int | np.integer)
     if isinstance(max_terms, bool) or not isinstance(max_terms, int | float | np.number):
         raise TypeError(f"`max_terms` must be a number, got {max_terms!r}.")
-    components, num_tokens = max(task.num_components for task in tasks), tasks[0].num_tokens
-    terms = num_counts * components
+    # Counts of all lengths 0..N over |A| tokens are those of length N over one token more.
+    counts = _num_counts(int(length), num_tokens + all_lengths)
+    counts *= _num_counts(int(prompt_length), num_tokens)
+    components = max(source_task.num_components, predictor_task.num_components)
+    terms = counts * components
     if not terms <= max_terms:
         hours = terms * num_tokens / _FACTORS_A_SECOND / 3600
         raise ValueError(
             f"`length` must leave at most {max_terms:.1e} terms to sum, got {terms:.1e} "
-            f"({num_counts:.1e} counts under {components} components) at length {length} over "
+            f"({counts:.1e} counts under {components} components) at length {length} over "
             f"{num_tokens} tokens. They take about {hours:.2g} hours on one core, and "
             f"{max(_BLOCK, components) / 2**14:.0f} MiB; `max_terms={1.1 * terms:.1e}` goes on."
         )
+    return int(length), source_task, predictor_task

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -80,6 +81,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 NETWORKS = ("LSTM", "Transformer")
+
+
+class Stranger(str):
+    """The name of a method or a network that these tables do not know: drawn grey, in bars last."""
+
+
 MARKS = {"N_tune": 50, "N_train": 100, "N_eval": 200}
 NATS = "cumulative regret (nats)"
 
@@ -91,6 +98,7 @@ _OTHERS = (
     Style(RED, "v", DASHDOTDOT),
     Style(GREY, "P", (0, (8, 2))),
 )
+_STRANGERS = tuple(style._replace(colour="#606060") for style in _OTHERS)
 _HALO = [withStroke(linewidth=3.0, foreground="white")]
 # Where more is lighter, the ramp stops before it fades on white; where more is darker, zero may.
 _RAMP = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.0, 0.64, 256)), "ramp")
@@ -193,6 +201,8 @@ def _style(name: str, index: int = 0) -> Style | None:
 
 def _curve_style(name: str, index: int) -> Style:
     """Return the style of a curve; names without one take turns."""
+    if isinstance(name, Stranger):
+        return _STRANGERS[index % len(_STRANGERS)]
     return _style(name) or _OTHERS[index % len(_OTHERS)]
 
 
@@ -412,8 +422,10 @@ def _bar_rows(
     """Return the rows from top to bottom: headings (True) and names; strangers come last."""
     left = list(names)
     if groups is None:
-        known = [name for members in GROUPS.values() for name in members]
-        groups = GROUPS if set(left) <= set(known) else {}
+        known = {name for members in GROUPS.values() for name in members}
+        groups = (
+            GROUPS if {name for name in left if not isinstance(name, Stranger)} <= known else {}
+        )
     rows: list[tuple[str, bool]] = []
     for heading, members in groups.items():
         present = [name for name in members if name in left]
@@ -425,6 +437,8 @@ def _bar_rows(
 def _bar(axes: Axes, row: int, name: str, seeds: Array, top: float, value: bool) -> None:
     """Draw one horizontal bar, cut at `top`, with its whisker and its value."""
     style = _style(name) or Style(_SLATE, "", "-")
+    if isinstance(name, Stranger):
+        style = _STRANGERS[0]
     low, median, high = np.quantile(seeds, [0.25, 0.5, 0.75])
     axes.barh(
         row,
@@ -1278,3 +1292,124 @@ def attention_maps(maps: Mapping[str, ArrayLike], *, title: str | None = None) -
             axes.set_ylabel("" if head else f"{name}\nquery")
     _colourbar(figure, ScalarMappable(norm, _DARKER), grid, label="attention")
     return _finish(figure, None, title)
+
+
+class Stored(NamedTuple):
+    """What is stored of one setting on one network, and every figure of it; see `report.stored`.
+
+    Attributes:
+        title: how headings begin: the setting and the network.
+        label: the network's name, one of `NETWORKS` or a `Stranger`.
+        cells: method -> its cell, with the repetitions that this method has.
+        baselines: evaluation distribution -> exact predictor -> cumulative regret [step], nats.
+        optima: "pretraining", "tuning" -> the lowest expected loss; None where it is not known.
+    """
+
+    title: str
+    label: str
+    cells: dict[str, xr.Dataset]
+    baselines: Mapping[str, Mapping[str, Array]]
+    optima: Mapping[str, float | None]
+
+    @property
+    def untuned(self) -> xr.Dataset:
+        """The cell of the network as tuning finds it; empty if NoTuning is not stored."""
+        return self.cells.get("NoTuning", xr.Dataset())
+
+    def pretraining_loss(self) -> Figure | None:
+        """Loss of the network while it was pretrained; None if it was not, or nobody knows."""
+        if "pretraining_loss" not in self.untuned:
+            return None
+        return loss_curves(
+            {self.label: self.untuned.pretraining_loss.values[None]},
+            window=_window(self.untuned.pretraining_step),
+            optimum=self.optima["pretraining"],
+            title=f"{self.title}: pretraining",
+        )
+
+    def tuning_loss(self) -> Figure | None:
+        """Loss of every method that is tuned in steps, a far higher start cut off."""
+        losses = {name: cell.loss.values for name, cell in self.cells.items() if "loss" in cell}
+        if not losses:
+            return None
+        every, optimum = np.concatenate([*losses.values()]), self.optima["tuning"]
+        lowest = float(every.min()) if optimum is None else optimum
+        cut = lowest + 2 * float(every[:, every.shape[1] // 10 :].max() - lowest)
+        return loss_curves(
+            losses,
+            window=_window(self.cells[next(iter(losses))].tuning_step),
+            optimum=optimum,
+            top=cut if every.max() > cut else None,
+            title=f"{self.title}: tuning",
+        )
+
+    def regret_curves(self, evaluation: str, *, cumulative: bool = True) -> Figure:
+        """Regret of what is stored and of the exact predictors, summed or of each prediction."""
+        exactly = self._exactly(evaluation)
+        curves = {
+            name: cell.regret.sel(evaluation=evaluation).values for name, cell in self.cells.items()
+        } | {name: np.diff(total, prepend=0.0) for name, total in exactly.items()}
+        if cumulative:
+            curves = {name: curve.cumsum(axis=-1) for name, curve in curves.items()}
+        title = f"{self.title}: evaluated on {evaluation}"
+        return regret_curves(curves, cumulative=cumulative, title=title)
+
+    def regret_bars(self, evaluation: str) -> Figure:
+        """The same at N_tune, N_train and N_eval, as bars with their values."""
+        exactly = self._exactly(evaluation)
+        panels = {
+            f"n = {mark}": {
+                name: cell.cumulative_regret.sel(evaluation=evaluation, mark=mark)
+                for name, cell in self.cells.items()
+            }
+            | {name: curve[mark - 1] for name, curve in exactly.items()}
+            for mark in MARKS.values()
+        }
+        return regret_bar_panels(panels, title=f"{self.title}: evaluated on {evaluation}")
+
+    def _exactly(self, evaluation: str) -> Mapping[str, Array]:
+        if evaluation not in self.baselines:
+            known = ", ".join(self.baselines)
+            raise ValueError(f"`evaluation` must be one of {known}, got {evaluation!r}.")
+        return self.baselines[evaluation]
+
+    def hard_prefixes(self) -> Figure | None:
+        """The loss of every hard prefix, its mean over repetitions; None without HardPT."""
+        if "HardPT" not in self.cells:
+            return None
+        cell = self.cells["HardPT"]
+        length = cell.sizes["prefix"]
+        num_tokens = round(cell.sizes["prompt"] ** (1 / length))
+        prefixes = np.indices((num_tokens,) * length).reshape(length, -1).T  # as they were searched
+        loss, title = cell.prompt_loss.mean("repetition"), f"{self.title}: every hard prefix"
+        return sorted_hard_prefixes(prefixes, loss, title=title)
+
+    def states(self) -> Figure | None:
+        """States of the untuned network on pretraining sequences, by step and tau."""
+        if "background" not in self.untuned:
+            return None
+        points, tau = self.untuned.background.values, self.untuned.background_tau.values
+        steps, title = np.arange(1, points.shape[1] + 1), f"{self.title}: internal states"
+        return state_components(points, steps, tau, title=title)
+
+    def trajectories(self) -> Figure | None:
+        """What each prefix does to the states of target sequences.
+
+        None if no prefix is stored, or not the network's states.
+        """
+        panels = {}
+        for name, cell in self.cells.items():
+            if "prefix_trajectory" in cell:
+                prefix, content = cell.prefix_trajectory.values, cell.trajectory.values
+                start = np.broadcast_to(prefix[:, None, -1:], (*content.shape[:2], 1, 2))
+                paths = np.concatenate([start, content], axis=2)  # from the state after the prefix
+                panels[name] = prefix, paths.reshape(-1, *paths.shape[2:])
+        if not panels or "background" not in self.untuned:
+            return None
+        background = self.untuned.background.values
+        return prefix_trajectories(background, panels, title=f"{self.title}: prefixes")
+
+
+def _window(steps: xr.DataArray) -> int:
+    """How many gradient steps a stored loss is the mean of; the first one's middle says it."""
+    return round(2 * float(steps[0]) - 1)

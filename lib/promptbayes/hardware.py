@@ -1,10 +1,9 @@
 """What is about the machine and not about the paper: cores, caches, devices.
 
-Everything here changes speed and memory only, never a number beyond rounding. Each lever names its
-reason and what it gains: how many times slower FullWT is on two cores without it, for the LSTM and
-the Transformer (`benchmarks/results/cpu.md`). Two more levers are where the mathematics is, in
-`networks`: what all sequences share is computed once (1.5 and 1.3), and the LSTM's gradient is
-written by hand (1.4).
+Everything here changes speed and memory only, never a number beyond rounding. Each lever names what
+it gains: how many times slower FullWT is on two cores without it, for the LSTM and the Transformer
+(`benchmarks/results/cpu.md`). Two more are in `networks`: what all sequences share is computed once
+(1.5 and 1.3), and the LSTM's gradient is written by hand (1.4).
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-# Activations of one micro-batch should stay in a core's cache (L2 and its share of L3): 1.3, 1.8.
+#: Activations of one micro-batch should stay in a core's cache, L2 and its share of L3 (1.3, 1.8).
 CACHE_BYTES = 6 * 2**20
 
 
@@ -24,7 +23,8 @@ def use_all_cores() -> None:
     """Make each CPU core a jax device, so that repetitions run side by side, one a core.
 
     XLA splits one small matrix product badly over cores; whole repetitions split perfectly: 1.6,
-    1.4. Set `PROMPTBAYES_CPU_DEVICES` to choose the number. Without effect once jax has been used.
+    1.4. Set `PROMPTBAYES_CPU_DEVICES` to choose the number, 1, 2, ... (else ValueError). Without
+    effect once jax has been used.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = os.environ.get("PROMPTBAYES_CPU_DEVICES", str(cores or 1))
@@ -37,10 +37,13 @@ def use_all_cores() -> None:
 def micro_batch_size(batch_size: int, length: int, floats_per_token: int, num_weights: int) -> int:
     """How many sequences to process at once: all on an accelerator, a cacheful on a CPU.
 
-    The largest divisor of `batch_size` whose activations fit `CACHE_BYTES` or, in a larger network,
-    what a micro-batch moves anyway: the weights five times (read forwards and backwards, their
-    gradient written, the sum of gradients read and written). Gradients of micro-batches add up to
-    the gradient of the batch.
+    The largest divisor of `batch_size`, in sequences of `length` tokens, whose activations fit
+    `CACHE_BYTES` or, in a larger network, what a micro-batch moves anyway: the weights five times
+    (read forwards and backwards, their gradient written, the sum of gradients read and written).
+
+    Example:
+        >>> 256 % micro_batch_size(256, 50, floats_per_token=1408, num_weights=132_738)
+        0
     """
     if jax.default_backend() != "cpu":
         return batch_size
@@ -52,8 +55,13 @@ def micro_batch_size(batch_size: int, length: int, floats_per_token: int, num_we
 def spread(function, *arrays):
     """`function` over the leading axis of pytrees: vmapped on accelerators, one a core on a CPU.
 
-    Cores share nothing while they run: no collectives, hence no waiting. Where the number of
-    entries does not divide by the number of devices, the first entry is computed again.
+    Takes arrays [entry, ...] and gives arrays [entry, ...]. Cores share nothing while they run: no
+    collectives, hence no waiting. Where the number of entries does not divide by the number of
+    devices, the first entry is computed again.
+
+    Example:
+        >>> spread(lambda x, y: x - 2 * y, jnp.arange(3), jnp.arange(3)).tolist()
+        [0, -1, -2]
     """
     size = jax.tree.leaves(arrays)[0].shape[0]
     num_devices = min(size, len(jax.devices()))
@@ -78,9 +86,12 @@ def spread(function, *arrays):
 def sum_over_micro_batches(function, shared, batch, size):
     """`function(shared, micro_batch)`, summed over micro-batches of `size`; differentiable.
 
-    Each micro-batch is differentiated while its activations are in the cache. Gradients are
-    computed for those numbers in `shared` alone that the caller differentiates; none for `batch`,
-    a pytree of arrays [batch, ...].
+    `batch` is a pytree of arrays [batch, ...], the sum a scalar. Each micro-batch is differentiated
+    while its activations are in the cache, and only by numbers in `shared` that the caller needs.
+
+    Example:
+        >>> float(sum_over_micro_batches(lambda a, x: a * x.sum(), 2.0, jnp.arange(4.0), size=2))
+        12.0
     """
     micro_batches = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
     return _sum_over(function, shared, micro_batches)
@@ -115,7 +126,6 @@ def _is_argument(x) -> bool:
 
 
 def _sum_over_backward(function, gradient, cotangent):
-    del function
     return jax.tree.map(lambda x: cotangent * x, gradient), None
 
 

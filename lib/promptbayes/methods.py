@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from . import networks
 from .predictor import Predictor, no_prefix
-from .tasks import check_contract
+from .tasks import check_contract, check_hashable
 
-KINDS = ("simplex", "real", "soft")
-PARTS = ("embedding", "torso", "unembedding")
+KINDS = ("simplex", "real", "soft")  #: of a `Prefix`
+PARTS = ("embedding", "torso", "unembedding")  #: of a network
 _LORA_KERNELS = ("query", "key", "value", "out")
 
 
@@ -31,10 +31,8 @@ class Method(Protocol):
         ... class Bias:  # tunes the bias of the unembedding
         ...     def check(self, base):
         ...         pass
-        ...
         ...     def init(self, key, base):
         ...         return base.params["unembedding"]["bias"]
-        ...
         ...     def apply(self, base, theta):
         ...         unembedding = base.params["unembedding"] | {"bias": theta}
         ...         return base._replace(params=base.params | {"unembedding": unembedding})
@@ -66,37 +64,31 @@ class Method(Protocol):
 class HardPrefix:
     """HardPT: the best of all |A|^length prompts; searched by `search_hard_prefix`, not tuned."""
 
-    length: int
+    length: int  #: tokens
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """SimplexPT, RealPT, SoftPT: a prefix of vectors; weights stay as they are.
+    """SimplexPT, RealPT, SoftPT: a prefix of vectors; weights stay as they are (Section 3).
 
     `simplex` and `real` prefixes live in token space and go through the base's own embedding,
     simplex rows through a softmax first; `soft` prefixes live in embedding space. All start from
     random one-hot vectors (for `simplex`: logits). On a base that has a prefix, a prompt say, they
-    stand behind it, and that prefix stays as it is.
-
-    Reference:
-        Section 3: S = Delta A, R^|A| and the embedding space (Lester et al., 2021).
+    stand behind it, and that prefix stays as it is. `soft` is that of Lester et al. (2021).
 
     Example:
         >>> Prefix("soft", 6).kind
         'soft'
     """
 
-    kind: str
-    length: int
+    kind: str  #: one of `KINDS`
+    length: int  #: rows
 
     def check(self, base: Predictor) -> None:
         """Raise if this cannot be tuned."""
         if self.kind not in KINDS:
             raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {self.kind!r}.")
-        if type(self.length) is not int:
-            raise TypeError(f"`length` of a prefix must be an int, got {self.length!r}.")
-        if self.length < 1:
-            raise ValueError(f"`length` of a tuned prefix must be at least 1, got {self.length}.")
+        _check_length("prefix", self.length)
 
     def init(self, key: jax.Array, base: Predictor) -> jax.Array:
         """Random one-hot rows, [prefix, token] or [prefix, width]."""
@@ -122,7 +114,7 @@ class Weights:
         ('embedding', 'unembedding')
     """
 
-    parts: tuple[str, ...]
+    parts: tuple[str, ...]  #: of `PARTS`
 
     def check(self, base: Predictor) -> None:
         """Raise if this cannot be tuned."""
@@ -141,19 +133,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class LoRA:
-    """LoRAWT: W + A B on query, key, value and attention output of every block.
+    """LoRAWT: W + A B on query, key, value and attention output of every block (Section 4.1).
 
-    A starts LeCun-normal, B zero: at the start nothing has changed. No scaling factor.
-
-    Reference:
-        Hu et al., 2021; Section 4.1.
+    A starts LeCun-normal, B zero: at the start nothing has changed. No scaling factor. From Hu et
+    al. (2021).
 
     Example:
         >>> LoRA(4).rank
         4
     """
 
-    rank: int
+    rank: int  #: columns of A, rows of B
 
     def check(self, base: Predictor) -> None:
         """Raise if this cannot be tuned."""
@@ -198,22 +188,17 @@ class Memory:
     """Prefix tuning at the root: all that the content can see of a prefix is free.
 
     On the LSTM these are cells and hidden states of all layers, whatever the length. On the
-    Transformer they are keys and values of `length` positions in every block, and the torso's
-    output from which the first token is predicted. What the base has read already, at least the
-    empty context, is read first and stays frozen; the content starts `length` positions later.
+    Transformer they are keys and values of `length` positions in every block (Li & Liang, 2021),
+    and, our addition, the torso's output from which the first token is predicted. What the base has
+    read already, at least the empty context, is read first and stays frozen; the content starts
+    `length` positions later. The tuned predictor carries all of it and has no prefix.
 
     Every prefix of this length is a special case (on the LSTM of any length), so the best memory is
     at least as good as the best prefix. What tuning finds is the best memory *found*: its loss is
     an upper bound on that of the best memory, and no proof that no prefix is better. The start is
     the memory that a random hard prompt leaves; `from_prefix` gives another one to `tune`.
 
-    A tuned predictor carries the memory and has no prefix: what the base had is part of it.
-
-    Reference:
-        Li & Liang, 2021, who free keys and values; the output is ours.
-
     Example:
-        >>> import jax
         >>> from promptbayes import Transformer, initialise
         >>> base = initialise(Transformer(embedding_width=8), jax.random.key(0))
         >>> prompted, method = base.with_tokens([0, 0, 1]), Memory(3)
@@ -222,14 +207,11 @@ class Memory:
         True
     """
 
-    length: int
+    length: int  #: positions
 
     def check(self, base: Predictor) -> None:
         """Raise if this cannot be tuned."""
-        if type(self.length) is not int:
-            raise TypeError(f"`length` of a memory must be an int, got {self.length!r}.")
-        if self.length < 1:
-            raise ValueError(f"`length` of a tuned memory must be at least 1, got {self.length}.")
+        _check_length("memory", self.length)
         theta = jax.eval_shape(lambda: self.init(jax.random.key(0), base))
         for leaf in jax.tree.leaves(theta):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -245,17 +227,13 @@ class Memory:
         return self._free(base._replace(prefix=jnp.concatenate([base.prefix, prompt])))
 
     def from_prefix(self, predictor: Predictor) -> Any:
-        """A theta to start from: what the prefix of this predictor leaves, such as a tuned one.
+        """A theta to start from: what the prefix of `predictor`, the base with a prefix, leaves.
 
-        Args:
-            predictor: the base to tune, with a prefix of `length` rows.
-
-        Returns:
-            theta, with which `apply(base, theta)` predicts as `predictor` does. For `start` of
-            `tune` stack one for each repetition.
+        With it `apply(base, theta)` predicts as `predictor` does. For `start` of `tune` stack one
+        for each repetition.
 
         Raises:
-            TypeError, ValueError: no `Predictor`; a prefix of another length.
+            TypeError, ValueError: no `Predictor`; a prefix that has not `length` rows.
         """
         if not isinstance(predictor, Predictor):
             raise TypeError(f"`predictor` must be a Predictor with a prefix, got {predictor!r}.")
@@ -280,6 +258,14 @@ def _torso(predictor: Predictor) -> networks.Torso:
     return networks.bind(predictor.network, predictor.params).torso
 
 
+def _check_length(of: str, length) -> None:
+    if type(length) is not int:
+        raise TypeError(f"`length` of a {of} must be an int, got {length!r}.")
+    if length < 1:
+        raise ValueError(f"`length` of a tuned {of} must be at least 1, got {length}.")
+
+
+#: The methods by their names in tables and figures.
 METHODS = {
     "HardPT": HardPrefix(6),
     "SimplexPT": Prefix("simplex", 6),
@@ -300,13 +286,7 @@ def check_method(method, base: Predictor) -> None:
         raise TypeError("`method`: hard prompts have no gradient; use search_hard_prefix.")
     check_contract("method", method, Method)
     method.check(base)
-    try:
-        hash(method)
-    except TypeError as error:
-        raise TypeError(
-            f"`method` must be hashable, such as a frozen dataclass of plain values, got {method!r}"
-            f": {error}."
-        ) from None
+    check_hashable("method", method, ", such as a frozen dataclass of plain values")
 
 
 def check_theta(method: Method, base: Predictor, theta) -> None:
@@ -316,8 +296,7 @@ def check_theta(method: Method, base: Predictor, theta) -> None:
         raise TypeError(
             f"`method` must give theta as float arrays: {method!r}.init gave {kinds or 'none'}."
         )
-    one = jax.tree.map(lambda x: x[0], theta)
-    tuned = jax.eval_shape(method.apply, base, one)
+    tuned = jax.eval_shape(method.apply, base, jax.tree.map(lambda x: x[0], theta))
     if not isinstance(tuned, Predictor) or tuned.network != base.network:
         raise TypeError(
             f"`method` must make a Predictor with the base's network, but {method!r}.apply gave "

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from .tasks import check_int
+
 Params = dict[str, Any]
 Memory = list[Any]
 
@@ -25,24 +27,23 @@ Memory = list[Any]
 class Reading(NamedTuple):
     """What a torso returns for the vectors it has read."""
 
-    outputs: jax.Array  # [batch, time, width]: what the unembedding sees
-    memory: Memory  # one entry per layer: what later vectors depend on
-    states: jax.Array  # [batch, time, feature]: the internal state of the PCA figures
+    outputs: jax.Array  #: [batch, time, width]: what the unembedding sees
+    memory: Memory  #: what later vectors depend on, one entry per layer
+    states: jax.Array  #: [batch, time, feature]: the internal state of the PCA figures
 
 
 class Carried(NamedTuple):
     """What a network goes on from: all that the content can see of what was read before it."""
 
-    output: jax.Array  # [width]: the torso's last, from which the first token is predicted
-    layers: Memory  # as the torso has it: a leading axis of 1, for it is the same for all sequences
+    output: jax.Array  #: [width]: the torso's last, from which the first token is predicted
+    layers: Memory  #: as the torso has it; leading axes of 1, for all sequences have the same
 
 
 class Shared(NamedTuple):
     """What is the same for all sequences, computed once for however many batches of them."""
 
-    output: jax.Array  # [width]: the torso's, from which the first token is predicted
-    memory: Memory  # of the empty context and the prefix
-    vocabulary: Any  # [token, time, ...]: what each token would be to the torso at each step
+    carried: Carried  #: what the empty context and the prefix leave
+    vocabulary: Any  #: [token, time, ...]: what each token would be to the torso at each step
 
 
 class Network(nnx.Module):
@@ -55,9 +56,9 @@ class Network(nnx.Module):
         self.unembedding = nnx.Linear(self.torso.width, architecture.num_tokens, rngs=rngs)
 
     def read_prefix(self, prefix_LxD: jax.Array, memory: Carried | None = None) -> Reading:
-        """The empty context (a zero vector through the embedding), then the prefix; batch of 1.
+        """The empty context (a zero vector through the embedding), then the prefix [prefix, width].
 
-        A memory stands for the empty context and whatever else it has read: its output comes first.
+        A memory stands for the empty context and what else it has read: its output comes first.
         """
         if memory is None:
             empty_1xD = self.embedding(jnp.zeros((1, self.embedding.in_features)))
@@ -69,32 +70,26 @@ class Network(nnx.Module):
     def share(self, prefix_LxD: jax.Array, length: int, memory: Carried | None = None) -> Shared:
         """Read the prefix, and prepare every token for every step of sequences of this length."""
         first = self.read_prefix(prefix_LxD, memory)
-        num_tokens = self.embedding.in_features
-        embedded_AxD = self.embedding(jnp.eye(num_tokens))
+        embedded_AxD = self.embedding(jnp.eye(self.embedding.in_features))
         embedded_AxTxD = jnp.repeat(embedded_AxD[:, None], length - 1, axis=1)  # all but the last
         vocabulary = self.torso.prepare(embedded_AxTxD, first.memory)
-        return Shared(first.outputs[0, -1], first.memory, vocabulary)
+        return Shared(Carried(first.outputs[0, -1], first.memory), vocabulary)
+
+    def read(self, tokens_BxT: jax.Array, shared: Shared) -> Reading:
+        """What the torso makes of tokens after the prefix."""
+
+        def choose(table_AxTxF):  # a gather would do, but its gradient is slow
+            one_hot_BxTxA = jax.nn.one_hot(tokens_BxT, len(table_AxTxF))
+            return jnp.einsum("bta,at...->bt...", one_hot_BxTxA, table_AxTxF)
+
+        return self.torso.read(jax.tree.map(choose, shared.vocabulary), shared.carried.layers)
 
     def log_probs(self, tokens_BxT: jax.Array, shared: Shared) -> jax.Array:
-        """Log pi(x_t | prefix, x_<t), shape [batch, time, token]."""
-        prepared = look_up(shared.vocabulary, tokens_BxT[:, :-1])
-        rest_BxTxW = self.torso.read(prepared, shared.memory).outputs
-        first_BxW = jnp.broadcast_to(shared.output, (len(tokens_BxT), self.torso.width))
+        """Log pi(x_t | prefix, x_<t) in nats, [batch, time, token], for tokens [batch, time]."""
+        rest_BxTxW = self.read(tokens_BxT[:, :-1], shared).outputs
+        first_BxW = jnp.broadcast_to(shared.carried.output, (len(tokens_BxT), self.torso.width))
         outputs_BxTxW = jnp.concatenate([first_BxW[:, None], rest_BxTxW], axis=1)
         return jax.nn.log_softmax(self.unembedding(outputs_BxTxW))
-
-
-def look_up(vocabulary, tokens_BxT):
-    """For every token what it is at its step: leaves [token, time, ...] become [batch, time, ...].
-
-    Products with one-hot vectors: a gather would do, but its gradient is slow.
-    """
-
-    def choose(table_AxTxF):
-        one_hot_BxTxA = jax.nn.one_hot(tokens_BxT, len(table_AxTxF))
-        return jnp.einsum("bta,at...->bt...", one_hot_BxTxA, table_AxTxF)
-
-    return jax.tree.map(choose, vocabulary)
 
 
 class Torso(nnx.Module):
@@ -106,12 +101,10 @@ class Torso(nnx.Module):
     A torso of one's own sets `width` in `__init__(..., rngs)`, keeps lists of modules in
     `nnx.data([...])`, and defines `start` and `read` (`prepare` if that saves work), so that
 
-    - the memory is a list of pytrees of arrays. All arrays from `start` have a leading axis of 1.
-      The empty context and the prefix are read as a batch of 1, and the memory that they leave is
-      given to content of any batch: `read` broadcasts it.
+    - the memory is a list of pytrees of arrays, from `start` with a leading axis of 1: what the
+      empty context and the prefix leave, a batch of 1, `read` broadcasts to content of any batch.
     - outputs and states at a step depend on the memory and on vectors up to that step alone.
-    - `read` takes no vectors at all, time 0, and returns outputs and states of time 0: of a
-      sequence of one token nothing is read, for the last token is only predicted.
+    - `read` takes no vectors at all, time 0, for of a sequence of one token nothing is read.
     - `prepare` is given every token at every step of the content, [token, time, width], and what it
       returns, leaves [token, time, ...], reaches `read` as [batch, time, ...]. So it mixes neither
       tokens nor steps. It may use the step, and from the memory how much was read before.
@@ -121,10 +114,8 @@ class Torso(nnx.Module):
         ...     def __init__(self, width, rngs):
         ...         self.width = width
         ...         self.mix = nnx.Linear(width, width, rngs=rngs)
-        ...
         ...     def start(self):
         ...         return [jnp.zeros((1, self.width))]
-        ...
         ...     def read(self, prepared, memory):
         ...         sums = memory[0][:, None] + jnp.cumsum(self.mix(prepared), axis=1)
         ...         last = jnp.broadcast_to(memory[0], (len(sums), self.width))
@@ -135,15 +126,14 @@ class Torso(nnx.Module):
         (3, 0, 4)
     """
 
-    width: int  # of the outputs
+    width: int  #: of the outputs
 
     def start(self) -> Memory:
         """What the memory holds before anything is read; leading axes of 1."""
         raise NotImplementedError(f"{type(self).__name__} must define start().")
 
     def prepare(self, x_BxTxD: jax.Array, memory: Memory) -> Any:
-        """What each vector undergoes by itself; nothing, unless a torso defines it."""
-        del memory
+        """What each vector undergoes by itself; here nothing."""
         return x_BxTxD
 
     def read(self, prepared: Any, memory: Memory) -> Reading:
@@ -151,17 +141,11 @@ class Torso(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} must define read(prepared, memory).")
 
     def free(self, carried: Carried, length: int) -> Any:
-        """The numbers in it that a prefix of `length` vectors, read last, has left: theta.
-
-        All of them, unless a torso defines it: the output and every leaf of the memory, which must
-        be floats.
-        """
-        del length
+        """The floats in it that `length` vectors, read last, have left: theta; here all of them."""
         return carried
 
     def carry(self, theta: Any, before: Carried) -> Carried:
         """The reverse of `free`; what was read before the prefix stays as it is."""
-        del before
         return theta
 
     def __call__(self, x_BxTxD: jax.Array, memory: Memory) -> Reading:
@@ -183,7 +167,6 @@ class LSTMTorso(Torso):
 
     def prepare(self, x_BxTxD: jax.Array, memory: Memory) -> jax.Array:
         """The first layer's input projection."""
-        del memory
         return self.layers[0].input(x_BxTxD)
 
     def read(self, prepared: jax.Array, memory: Memory) -> Reading:
@@ -199,30 +182,25 @@ class LSTMTorso(Torso):
 
     def free(self, carried: Carried, length: int) -> Memory:
         """Cells and hidden states of all layers, whatever the length; the output is one of them."""
-        del length
         return carried.layers
 
     def carry(self, theta: Memory, before: Carried) -> Carried:
         """The output is the last layer's hidden state."""
-        del before
         return Carried(theta[-1][1][0], theta)
 
 
 class LSTMLayer(nnx.Module):
-    """Gates input, forget, candidate, output; no extra forget bias.
-
-    The recurrent kernel is orthogonal gate by gate: one orthogonal matrix over all four gates
-    would have half the scale, and the untrained network would be another one.
-    """
+    """Gates input, forget, candidate, output; no extra forget bias."""
 
     def __init__(self, input_width: int, width: int, rngs: nnx.Rngs):
         self.input = nnx.Linear(input_width, 4 * width, rngs=rngs)
+        # One orthogonal matrix over all four gates would have half the scale.
         orthogonal = nnx.initializers.orthogonal()
         gates = [orthogonal(rngs.params(), (width, width)) for _ in range(4)]
         self.recurrent = nnx.Param(jnp.concatenate(gates, axis=1))
 
     def __call__(self, gates_BxTx4W, before):
-        """Hidden states, cells, and the last of both."""
+        """Hidden states and cells [batch, time, width], and the last of both [batch, width]."""
         gates_TxBx4W = jnp.swapaxes(gates_BxTx4W, 0, 1)
         batch, width = gates_TxBx4W.shape[1], self.recurrent.shape[0]
         c_BxW, h_BxW = (jnp.broadcast_to(s, (batch, width)) for s in before)
@@ -322,19 +300,12 @@ class TransformerTorso(Torso):
 
     def carry(self, theta: Carried, before: Carried) -> Carried:
         """These keys and values stand behind those of what was read before."""
-
-        def behind(old_1xPxHxK, own_1xLxHxK):
-            return jnp.concatenate([old_1xPxHxK, own_1xLxHxK], axis=1)
-
-        return theta._replace(layers=jax.tree.map(behind, before.layers, theta.layers))
+        pairs = before.layers, theta.layers
+        return theta._replace(layers=jax.tree.map(lambda *kv: jnp.concatenate(kv, 1), *pairs))
 
 
 class Block(nnx.Module):
-    """LayerNorm -> attention -> residual, LayerNorm -> MLP -> residual, LayerNorm.
-
-    The last norm ends every block, as in the reference implementation, not the network alone: the
-    next block reads normalised vectors.
-    """
+    """LayerNorm, attention, residual; LayerNorm, MLP, residual; LayerNorm, as in the reference."""
 
     def __init__(self, width: int, num_heads: int, mlp_width: int, rngs: nnx.Rngs):
         self.attention_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
@@ -427,8 +398,8 @@ class Architecture:
         2.0
     """
 
-    num_tokens: int = 2
-    embedding_width: int = 128
+    num_tokens: int = 2  #: size of the alphabet
+    embedding_width: int = 128  #: of the vectors that the torso reads
 
     def __init_subclass__(cls):
         jax.tree_util.register_static(cls)  # to jit and vmap it is structure, not numbers
@@ -439,11 +410,7 @@ class Architecture:
     def check_sizes(self, *names: str) -> None:
         """Raise unless these fields are ints of at least 1, `num_tokens` of at least 2."""
         for name in names:
-            value, least = getattr(self, name), 2 if name == "num_tokens" else 1
-            if type(value) is not int:  # True is an int to isinstance
-                raise TypeError(f"`{name}` must be an int, got {value!r}.")
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+            check_int(name, getattr(self, name), 2 if name == "num_tokens" else 1)
 
     def torso(self, rngs: nnx.Rngs) -> Torso:
         """The part between embedding and unembedding."""
@@ -457,15 +424,15 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class LSTM(Architecture):
-    """The paper's LSTM.
+    """The paper's LSTM (Section 4.1).
 
     Example:
         >>> LSTM(width=32).num_layers
         1
     """
 
-    width: int = 128
-    num_layers: int = 1
+    width: int = 128  #: of cells and hidden states
+    num_layers: int = 1  #: cells, one on the other
 
     def __post_init__(self):
         super().__post_init__()
@@ -490,9 +457,9 @@ class Transformer(Architecture):
         512
     """
 
-    num_layers: int = 1
-    num_heads: int = 4
-    mlp_width: int = 512
+    num_layers: int = 1  #: blocks, one on the other
+    num_heads: int = 4  #: of attention; a divisor of `embedding_width`
+    mlp_width: int = 512  #: of a block's hidden layer
 
     def __post_init__(self):
         super().__post_init__()

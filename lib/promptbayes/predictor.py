@@ -21,19 +21,18 @@ import safetensors.numpy
 
 from . import networks
 from .networks import Architecture, Carried, Params
-from .tasks import check_tokens
+from .tasks import check_hashable, check_tokens
 
-# Of three networks pretrained alike (seeds 0 to 2), the one nearest to the exact Bayes predictor on
-# the pretraining distribution is the one that is meant where no seed is named: KL over 100 steps of
-# 0.035, 0.054, 0.030 nats for the LSTMs and 0.043, 0.151, 0.044 for the Transformers, each within
-# 0.006. A target task had no say in it.
+#: The seed that is meant where none is named, of three networks pretrained alike (0 to 2) the one
+#: nearest to the exact Bayes predictor on the pretraining distribution (KL over 100 steps of 0.035,
+#: 0.054, 0.030 nats for the LSTMs, 0.043, 0.151, 0.044 for the Transformers, each within 0.006).
 PRETRAINED = {"lstm": 2, "transformer": 0} | {
     f"{network}-{variant}": 0
     for network in ("lstm", "transformer")
     for variant in ("embedding-4", "large")
 }
-# Rounded to float16 before anything is computed with them, and so small enough for the package: the
-# same seed may give another network elsewhere, and the stored results belong to these.
+#: Rounded to float16 before anything is computed with them, and so small enough for the package;
+#: the same seed may give another network elsewhere, and the stored results belong to these.
 HALF_PRECISION = ("transformer-large",)
 _ARCHITECTURES = {"LSTM": networks.LSTM, "Transformer": networks.Transformer}
 
@@ -41,9 +40,9 @@ _ARCHITECTURES = {"LSTM": networks.LSTM, "Transformer": networks.Transformer}
 class States(NamedTuple):
     """Internal states of a predictor: the LSTM's cells, the Transformer's attention output."""
 
-    start: jax.Array  # [feature] after the empty context
-    prefix: jax.Array  # [prefix, feature] after each row of the prefix; a memory has none
-    content: jax.Array  # [batch, time, feature] after each token x_t
+    start: jax.Array  #: [feature] after the empty context
+    prefix: jax.Array  #: [prefix, feature] after each row of the prefix; a memory has none
+    content: jax.Array  #: [batch, time, feature] after each token x_t
 
 
 class Predictor(NamedTuple):
@@ -53,35 +52,23 @@ class Predictor(NamedTuple):
     other weights a prefix is read again, and leaves another memory; a memory stays as it is.
 
     Example:
-        >>> import jax
         >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
         >>> predictor([[0, 1, 1]]).shape
         (1, 3, 2)
     """
 
-    network: Architecture
-    params: Params
-    prefix: jax.Array  # [prefix, width]; no rows where nothing is prefixed
-    memory: Carried | None = None  # None: that of the empty context, which the network reads
+    network: Architecture  #: what it is made of
+    params: Params  #: its weights, nested dicts of arrays
+    prefix: jax.Array  #: [prefix, width]; no rows where nothing is prefixed
+    memory: Carried | None = None  #: None for that of the empty context, which the network reads
 
     def __call__(self, tokens) -> jax.Array:
-        """Log pi(x_t | prefix, x_<t) in nats for every token that x_t could be.
+        """Log pi(x_t = a | prefix, x_<t) in nats for every token a, [batch, time, token].
 
-        Args:
-            tokens: integers [batch, time] in 0..num_tokens-1; nested lists will do.
-
-        Returns:
-            Log-probabilities [batch, time, token].
-
-        Raises:
-            TypeError, ValueError: `tokens` are not integers, of the wrong shape, or outside the
-                alphabet.
-
-        Reference:
-            Section 2, "Sequential predictor".
+        `tokens` are integers [batch, time] in 0..num_tokens-1, nested lists will do; all else is a
+        TypeError or ValueError.
         """
-        tokens = check_tokens(tokens, self.num_tokens, ranks=(2,))
-        return _log_probs(self, tokens)
+        return _log_probs(self, check_tokens(tokens, self.num_tokens, ranks=(2,)))
 
     def prepare(self, length: int) -> "Prepared":
         """The same, with all done ahead that sequences of this length have in common."""
@@ -90,15 +77,11 @@ class Predictor(NamedTuple):
         return Prepared(self.network, self.params, shared)
 
     def read(self) -> Carried:
-        """What all that stands before the content leaves: an output [width] and a memory.
+        """What all that stands before the content leaves; as a `memory` it predicts the same.
 
         Example:
-            >>> import jax
-            >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
-            >>> prompted = predictor.with_tokens([0, 0, 1])
-            >>> remembered = predictor._replace(memory=prompted.read())
-            >>> bool(abs(remembered([[0, 1]]) - prompted([[0, 1]])).max() < 1e-6)
-            True
+            >>> initialise(networks.LSTM(width=8), jax.random.key(0)).read().output.shape
+            (8,)
         """
         return _read_all(self)
 
@@ -116,13 +99,9 @@ class Predictor(NamedTuple):
     def with_tokens(self, tokens) -> "Predictor":
         """The same predictor with a hard prompt: the prefix becomes these tokens' embeddings.
 
-        A memory stays, and the prompt is read behind it.
-
-        Args:
-            tokens: integers [prefix].
+        A memory stays, and the prompt is read behind it. For tokens [prefix]; errors as in a call.
 
         Example:
-            >>> import jax
             >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
             >>> predictor.with_tokens([0, 0, 1]).prefix.shape
             (3, 128)
@@ -132,8 +111,7 @@ class Predictor(NamedTuple):
 
     def states(self, tokens) -> States:
         """Internal states while reading tokens [batch, time]; the prefix's own come apart."""
-        tokens = check_tokens(tokens, self.num_tokens, ranks=(2,))
-        return _states(self, tokens)
+        return _states(self, check_tokens(tokens, self.num_tokens, ranks=(2,)))
 
 
 class Prepared(NamedTuple):
@@ -172,22 +150,18 @@ def _states(predictor: Predictor, tokens) -> States:
     else:  # it has no states, for nothing was read
         start = network.read_prefix(predictor.prefix[:0]).states[0, 0]
     shared = network.share(predictor.prefix, tokens.shape[1] + 1, predictor.memory)
-    content = network.torso.read(networks.look_up(shared.vocabulary, tokens), shared.memory)
-    return States(start, states, content.states)
+    return States(start, states, network.read(tokens, shared).states)
 
 
 def initialise(architecture: Architecture, key: jax.Array) -> Predictor:
-    """A predictor with random weights and no prefix.
+    """A predictor with random weights (see `networks.initial_params`) and no prefix (Section 4.1).
 
-    Args:
-        architecture: `LSTM(...)`, `Transformer(...)` or your own.
-        key: a jax random key.
+    `architecture` is `LSTM(...)`, `Transformer(...)` or your own, `key` one jax random key.
 
-    Reference:
-        Section 4.1; `networks` names the initialisers.
+    Raises:
+        TypeError, ValueError: none such, or a torso that does not read as `Torso` says.
 
     Example:
-        >>> import jax
         >>> initialise(networks.Transformer(embedding_width=8), jax.random.key(1)).prefix.shape
         (0, 8)
     """
@@ -206,13 +180,7 @@ def check_architecture(architecture) -> None:
             f"`architecture` must be an Architecture such as LSTM() or Transformer(), "
             f"got {architecture!r}."
         )
-    try:
-        hash(architecture)
-    except TypeError as error:
-        raise TypeError(
-            f"`architecture` must be hashable, a frozen dataclass with tuples for lists, "
-            f"got {architecture!r}: {error}."
-        ) from None
+    check_hashable("architecture", architecture, ", a frozen dataclass with tuples for lists")
     _check_reading(architecture)
 
 
@@ -257,27 +225,40 @@ def no_prefix(architecture: Architecture) -> jax.Array:
 
 
 def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> None:
-    """Write a predictor to a safetensors file, with its settings and a checksum.
+    """Write a predictor to a safetensors file, prefix and memory included, with a checksum.
 
-    Numbers that float16 holds exactly (see `rounded`) are written so, in half the space.
+    Numbers that float16 holds exactly (see `rounded`) are written so, in half the space. The file
+    is replaced in one step, so it is never half-written.
 
     Args:
-        path: file to write; replaced in one step, so it is never half-written.
-        predictor: what to save, prefix and memory included; the architecture may be your own.
+        path: file to write, in a folder that exists.
+        predictor: what to save; the architecture may be your own.
         settings: anything JSON can hold that says where the weights come from.
 
     Raises:
-        TypeError: no `Predictor`.
-        ValueError: no such folder; an architecture or weights that `load` could not read.
+        TypeError, ValueError: no `Predictor`, no such folder, or an architecture or weights that
+            `load` could not read.
     """
     path = Path(path)
     if not isinstance(predictor, Predictor):
         raise TypeError(f"`predictor` must be a Predictor, got {predictor!r}.")
     if not path.parent.is_dir():
         raise ValueError(f"`path` must lie in an existing folder, got {path}.")
-    memory = dict(enumerate(jax.tree.leaves(predictor.memory)))
-    tree = {"params": predictor.params, "prefix": predictor.prefix, "memory": memory}
-    tensors = _flatten(tree)
+    network, kind = predictor.network, type(predictor.network)
+    try:
+        architecture = json.dumps({"name": kind.__name__, **vars(network)})
+        read = _architecture(architecture, {kind.__name__: kind})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"`predictor`: {network} could not be loaded: {error}") from error
+    if read != network:
+        raise ValueError(
+            f"`predictor`: {network} would be loaded as {read}; its fields must be ints, "
+            "floats, bools, strings, None or tuples of these, and all of what makes it."
+        )
+    tree = {"params": predictor.params, "prefix": predictor.prefix}
+    if _shapes(tree) != _expected_shapes(read, len(predictor.prefix)):
+        raise ValueError(f"`predictor` has weights of other shapes than {read} needs.")
+    tensors = _flatten(tree | {"memory": dict(enumerate(jax.tree.leaves(predictor.memory)))})
     with np.errstate(over="ignore"):  # what float16 does not reach becomes infinite, so unequal
         halves = {
             name: tensor.astype(np.float16 if tensor.dtype == np.float32 else tensor.dtype)
@@ -285,24 +266,6 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
         }
     if all(np.array_equal(tensors[name], halves[name]) for name in tensors):
         tensors = halves
-    fields = {"name": type(predictor.network).__name__, **vars(predictor.network)}
-    try:
-        architecture = json.dumps(fields)
-        read = _architecture(
-            architecture, {type(predictor.network).__name__: type(predictor.network)}
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"`predictor`: {predictor.network} could not be loaded: {error}"
-        ) from error
-    if read != predictor.network:
-        raise ValueError(
-            f"`predictor`: {predictor.network} would be loaded as {read}; its fields must be ints, "
-            "floats, bools, strings, None or tuples of these, and all of what makes it."
-        )
-    found = _shapes({"params": predictor.params, "prefix": predictor.prefix})
-    if found != _expected_shapes(read, len(predictor.prefix)):
-        raise ValueError(f"`predictor` has weights of other shapes than {read} needs.")
     metadata = {
         "format": "promptbayes-predictor-1",
         "architecture": architecture,
@@ -321,7 +284,6 @@ def rounded(predictor: Predictor) -> Predictor:
     """The same network with every weight rounded to float16; computing goes on in float32.
 
     Example:
-        >>> import jax
         >>> predictor = initialise(networks.LSTM(width=8), jax.random.key(0))
         >>> float(abs(rounded(predictor)([[0, 1]]) - predictor([[0, 1]])).max()) < 0.01
         True
@@ -339,15 +301,14 @@ def load(path, architectures: Collection[type[Architecture]] = ()) -> Predictor:
 
     Raises:
         FileNotFoundError: no file at `path`.
-        TypeError: `architectures` holds something else than subclasses of `Architecture`.
-        ValueError: the file is damaged, not one of ours, or of an architecture that is not known.
+        TypeError, ValueError: the file is damaged, not one of ours, or of an architecture that is
+            not known; something else than subclasses of `Architecture`.
     """
     for kind in architectures:
         if not isinstance(kind, type) or not issubclass(kind, Architecture):
             raise TypeError(f"`architectures` must be subclasses of Architecture, got {kind!r}.")
     known = _ARCHITECTURES | {kind.__name__: kind for kind in architectures}
-    path = Path(path)
-    if not path.is_file():
+    if not (path := Path(path)).is_file():
         raise FileNotFoundError(f"`path` must name a weights file, got {path}: no such file.")
     metadata, tensors = _read(path)
     if _checksum(tensors) != metadata.get("sha256"):
@@ -370,21 +331,20 @@ def load(path, architectures: Collection[type[Architecture]] = ()) -> Predictor:
 def _memory_of(predictor: Predictor, leaves: dict[int, jax.Array], path: Path) -> Carried:
     """The leaves of a saved memory in the order that this network has them in."""
     like = jax.eval_shape(_read_all, predictor)
-    ranks = [leaf.ndim for leaf in jax.tree.leaves(like)]
     memory = [leaves.get(i, jnp.zeros(())) for i in range(len(leaves))]
-    if [leaf.ndim for leaf in memory] != ranks:
+    if [leaf.ndim for leaf in memory] != [leaf.ndim for leaf in jax.tree.leaves(like)]:
         name = type(predictor.network).__name__
         raise ValueError(f"`path`: {path} has a memory of another form than its {name} needs.")
     return jax.tree.unflatten(jax.tree.structure(like), memory)
 
 
+def _as_written(value) -> Any:  # JSON makes lists of tuples
+    return tuple(map(_as_written, value)) if isinstance(value, list) else value
+
+
 def _architecture(text: str, known: dict[str, type[Architecture]]) -> Architecture:
     """What `save` wrote of an architecture, made again from one of the known classes."""
-
-    def as_written(value) -> Any:  # JSON makes lists of tuples
-        return tuple(map(as_written, value)) if isinstance(value, list) else value
-
-    fields = {name: as_written(value) for name, value in dict(json.loads(text)).items()}
+    fields = {name: _as_written(value) for name, value in dict(json.loads(text)).items()}
     name = fields.pop("name")
     if name not in known:
         raise ValueError(
@@ -401,7 +361,7 @@ def _expected_shapes(architecture: Architecture, prefix_length: int) -> Any:
 
 
 def _move_norm_into_block(torso: Params, path: Path) -> None:
-    """Bring weights into today's form that have one LayerNorm behind the last block."""
+    """Bring weights into today's form that have their LayerNorm behind the last block."""
     if len(torso["blocks"]) > 1:
         raise ValueError(
             f"`path`: {path} holds a Transformer of {len(torso['blocks'])} blocks with one "
@@ -417,19 +377,16 @@ def settings(path) -> dict[str, Any]:
 
 
 def load_pretrained(name: str, seed: int | None = None) -> Predictor:
-    """A predictor pretrained on random coins at the paper's scale; it comes with the package.
+    """A predictor of the package, pretrained on random coins at the paper's scale (Section 4.1).
 
     Args:
         name: `"lstm"` or `"transformer"`; with `"-embedding-4"` behind it the narrow ones, with
             `"-large"` the large ones; the large LSTM has to be made first.
         seed: which of the networks pretrained so, to see the spread over pretraining; if left out,
-            the one nearest to the exact Bayes predictor of the pretraining distribution.
+            that of `PRETRAINED`.
 
     Raises:
         ValueError: an unknown name or seed, or a damaged file.
-
-    Reference:
-        Section 4.1, "Training and tuning details": 1000 steps, batch 256, length 100.
 
     Example:
         >>> load_pretrained("lstm").network.width
@@ -475,13 +432,10 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _flatten(tree: Any, name: str = "") -> dict[str, np.ndarray]:
-    if not isinstance(tree, dict):
-        return {name: np.asarray(tree)}
-    flat = {}
-    for key, branch in tree.items():
-        flat |= _flatten(branch, f"{name}.{key}" if name else str(key))
-    return flat
+def _flatten(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+    return {name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _unflatten(flat: dict[str, np.ndarray]) -> dict[Any, Any]:

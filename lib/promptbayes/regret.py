@@ -15,6 +15,7 @@ from .hardware import spread
 from .tasks import (
     BayesTask,
     Sequences,
+    check_hashable,
     check_is_sequences,
     check_pytree,
     check_sequences,
@@ -27,8 +28,8 @@ _CHUNK = 64  # sequences at once: bounds memory and keeps a core's work in its c
 class Estimate(NamedTuple):
     """A mean over sequences and how far it may be off."""
 
-    mean: np.ndarray  # [..., time] nats
-    standard_error: np.ndarray  # [..., time] nats
+    mean: np.ndarray  #: [..., time] nats
+    standard_error: np.ndarray  #: [..., time] nats; infinite for a single sequence
 
 
 class SequentialPredictor(Protocol):
@@ -56,28 +57,20 @@ class SequentialPredictor(Protocol):
 
 
 def evaluate(predictor: SequentialPredictor, sequences: Sequences) -> np.ndarray:
-    """Log losses -log pi(x_t | x_<t), in bounded memory.
+    """Log losses -log pi(x_t | x_<t) in nats, [batch, time], in bounded memory (Eq. 3).
 
     Args:
-        predictor: tokens [batch, time] -> log-probabilities [batch, time, token]: a `Predictor`,
-            or a Bayes predictor such as `random_coins().predict`; see `SequentialPredictor`.
-        sequences: `Sequences` of a task distribution.
-
-    Returns:
-        Nats, [batch, time]; 0 where the sequences' mask is 0.
+        predictor: a `Predictor`, or a Bayes predictor such as `random_coins().predict`; see
+            `SequentialPredictor`.
+        sequences: of a task distribution; where their mask is 0, the loss is 0.
 
     Raises:
         TypeError, ValueError: no predictor, tokens outside its alphabet, another shape.
 
-    Reference:
-        Eq. 3.
-
     Example:
-        >>> import jax
-        >>> from promptbayes import tasks
-        >>> flips = tasks.coin(0.2).sample(jax.random.key(0), 4, 3)
-        >>> evaluate(tasks.coin(0.5).predict, flips).round(3)[0]
-        array([0.693, 0.693, 0.693], dtype=float32)
+        >>> from promptbayes import coin
+        >>> evaluate(coin(0.5).predict, coin(0.2).sample(jax.random.key(0), 1, 3)).round(3)
+        array([[0.693, 0.693, 0.693]], dtype=float32)
     """
     tokens, mask, _ = _check(predictor, sequences)
     return _counted(_in_chunks(_evaluate, as_pytree(predictor), tokens), mask)
@@ -124,22 +117,13 @@ def as_pytree(predictor: Any) -> Any:
 
 
 def predictor_num_tokens(predictor, length: int) -> int:
-    """The alphabet of a predictor: what it gives for tokens [batch, length], computing nothing.
-
-    Raises:
-        TypeError: it is no `SequentialPredictor`.
-        ValueError: what it gives has another shape.
-    """
+    """The alphabet of a predictor, checked: what it gives for tokens [batch, length]."""
     if not callable(predictor) or isinstance(predictor, type):
         raise TypeError(f"`predictor` must map tokens to log-probabilities, got {predictor!r}.")
     traced = as_pytree(predictor)
     check_pytree("predictor", traced)
-    try:
-        hash(None if traced is predictor else predictor)
-    except TypeError:
-        raise TypeError(
-            f"`predictor` must be hashable or a pytree of numbers, got {predictor!r}."
-        ) from None
+    if traced is not predictor:
+        check_hashable("predictor", predictor, " or a pytree of numbers")
     shape = _CHUNK, length
     given = jax.eval_shape(traced, jax.ShapeDtypeStruct(shape, jnp.int32))
     if given.shape[:-1] != shape:
@@ -151,48 +135,46 @@ def predictor_num_tokens(predictor, length: int) -> int:
 
 
 def instantaneous_regret(log_losses, sequences) -> Estimate:
-    """Regret at each step: mean over sequences and its standard error.
+    """Regret at each step, [..., time] in nats: mean over sequences and error (Section 4.1).
 
     Args:
         log_losses: nats, [..., batch, time], as `evaluate` gives them.
         sequences: the `Sequences` that were evaluated; where their mask is 0, regret is 0.
 
-    Returns:
-        `Estimate` of [..., time] in nats, over all sequences.
-
     Raises:
-        TypeError: no `Sequences`, or without `log_source`.
-        ValueError: log losses of another shape.
+        TypeError, ValueError: no `Sequences` with a `log_source`; log losses of another shape.
 
-    Reference:
-        Section 4.1, "Performance measure".
+    Example:
+        >>> from promptbayes import coin
+        >>> flips = coin(0.2).sample(jax.random.key(0), 8, 2)
+        >>> instantaneous_regret(evaluate(coin(0.2).predict, flips), flips).mean.tolist()
+        [0.0, 0.0]
     """
     return _estimate(_excess(log_losses, sequences))
 
 
 def cumulative_regret(log_losses, sequences) -> Estimate:
-    """Regret of the first n predictions, for every n; see `instantaneous_regret`.
+    """Regret of the first n predictions, for every n, [..., time] in nats (Eq. 10).
 
-    Reference:
-        Eq. 10.
+    Arguments and errors are those of `instantaneous_regret`.
 
     Example:
-        >>> import jax
-        >>> from promptbayes import tasks
-        >>> flips = tasks.coin(0.2).sample(jax.random.key(0), 8, 5)
-        >>> float(cumulative_regret(evaluate(tasks.coin(0.2).predict, flips), flips).mean[-1])
+        >>> from promptbayes import coin
+        >>> flips = coin(0.2).sample(jax.random.key(0), 8, 5)
+        >>> float(cumulative_regret(evaluate(coin(0.2).predict, flips), flips).mean[-1])
         0.0
     """
     return _estimate(np.cumsum(_excess(log_losses, sequences), axis=-1))
 
 
 def kl_to(task: BayesTask, predictor: SequentialPredictor, sequences: Sequences) -> Estimate:
-    """Divergence of a predictor from the task's exact one, xi, after n predictions, for every n.
+    """Divergence, [time] in nats, of a predictor from the task's exact one, xi (Section 2).
 
         KL_n = sum_(t <= n) E_(x_<t ~ xi) sum_a xi(a | x_<t) log [xi(a | x_<t) / pi(a | x_<t)]
 
     The expectation over x_<t is the mean over sequences; that over x_t is computed, which is the
-    same by the chain rule and far less noisy than log xi(x_t | x_<t) - log pi(x_t | x_<t).
+    same by the chain rule and far less noisy than log xi(x_t | x_<t) - log pi(x_t | x_<t). It is
+    what pretraining minimises; infinite if pi excludes what xi does not.
 
     Args:
         task: whose Bayes predictor `task.predict` is the yardstick.
@@ -200,14 +182,8 @@ def kl_to(task: BayesTask, predictor: SequentialPredictor, sequences: Sequences)
         sequences: contexts, drawn from the task; from elsewhere, the mean is over these instead.
             Where their mask is 0, nothing is added.
 
-    Returns:
-        `Estimate` of [time] in nats; infinite if pi excludes what xi does not.
-
     Raises:
         TypeError, ValueError: a task without `predict`, another alphabet, or as `evaluate`.
-
-    Reference:
-        Section 2, "Meta-Learning": what pretraining minimises.
 
     Example:
         >>> from promptbayes import coin, random_coins

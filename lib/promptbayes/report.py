@@ -5,68 +5,47 @@ Here the two meet, and the exact predictors join them. No network runs: its stat
 """
 
 import itertools
-import re
-from typing import NamedTuple
 
 import numpy as np
-import xarray as xr
 from matplotlib.figure import Figure
 from scipy import special
 
 from . import exact, experiments, figures, results
+from .experiments import Setting
 from .tuning import PRETRAINING
 
 _LABELS: dict[str, str] = dict(zip(experiments.NETWORKS, figures.NETWORKS, strict=True))
 
 
-class Stored(NamedTuple):
-    """What is stored of one setting on one network: what every figure here is drawn from."""
+def stored(
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
+) -> figures.Stored:
+    """Read the cells of a setting, in the order of the groups of methods, unknown ones last.
 
-    setting: str
-    network: str
-    cells: dict[str, xr.Dataset]  # method -> cell, with the repetitions that this method has
-
-    @property
-    def target(self) -> str:
-        """The task distribution that the methods were tuned to."""
-        return experiments.SETTINGS[self.setting].target
-
-    @property
-    def untuned(self) -> xr.Dataset:
-        """The cell of the network as tuning finds it; empty if NoTuning is not stored."""
-        return self.cells.get("NoTuning", xr.Dataset())
-
-    def title(self, words: str) -> str:
-        """The heading of a figure."""
-        return f"{self.setting}, {_LABELS[self.network]}: {words}"
-
-
-def stored(setting: str, network: str, *, network_seed: int | None = None, folder=None) -> Stored:
-    """Read the cells of a setting, in the order of the groups of methods.
-
-    Args:
-        setting: a key of `experiments.SETTINGS`.
-        network: `"lstm"` or `"transformer"`.
-        network_seed: which pretrained network; the default one if left out.
-        folder: where the results are; the package's own if left out.
-
-    Raises:
-        ValueError: an unknown setting or network, or a damaged file.
-        FileNotFoundError: nothing of it has been computed.
+    Arguments and errors are those of `results.load_cells`.
 
     Example:
         >>> run = stored("single-coin", "lstm")
-        >>> run.target, run.cells["SoftPT"].regret.dims
-        ('single-coin', ('repetition', 'evaluation', 'step'))
+        >>> run.title, run.cells["SoftPT"].regret.dims
+        ('single-coin, LSTM', ('repetition', 'evaluation', 'step'))
     """
-    found = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
-    order = itertools.chain(*figures.GROUPS.values())
-    cells = {method: found[method] for method in order if method in found}
-    return Stored(setting, network, cells)
+    chosen = experiments.setting_of(setting)
+    found = results.load_cells(chosen, network, network_seed=network_seed, folder=folder)
+    known = list(itertools.chain(*figures.GROUPS.values()))
+    cells = {method: found[method] for method in known if method in found}
+    cells |= {figures.Stranger(name): found[name] for name in found if name not in known}
+    label = _LABELS.get(network) or figures.Stranger(network)
+    trained = results.experiment(next(iter(cells.values())))["training"]
+    optima = {"tuning": _bayes_loss(chosen.tasks[chosen.target], trained["length"])}
+    if chosen.pretraining is not None:
+        pre = chosen.tasks[chosen.pretraining]
+        optima["pretraining"] = _bayes_loss(pre, PRETRAINING.length)
+    baselines = {task: experiments.baselines(chosen, task) for task in chosen.tasks}
+    return figures.Stored(f"{chosen.name}, {label}", label, cells, baselines, optima)
 
 
 def figures_of(
-    setting: str, network: str, *, network_seed: int | None = None, folder=None
+    setting: str | Setting, network: str, *, network_seed: int | None = None, folder=None
 ) -> dict[str, Figure]:
     """Every figure for which the numbers are there; arguments and errors as `stored`.
 
@@ -79,129 +58,23 @@ def figures_of(
         Fig. 1 to 4 and A5 to A12.
     """
     run = stored(setting, network, network_seed=network_seed, folder=folder)
-    drawn = {"pretraining-loss": pretraining_loss(run), "tuning-loss": tuning_loss(run)}
-    for task in sorted(experiments.TASKS, key=lambda task: task != run.target):
-        drawn[f"regret-{task}"] = regret_curves(run, task, cumulative=False)
-        drawn[f"cumulative-regret-{task}"] = regret_curves(run, task)
-        drawn[f"bars-{task}"] = regret_bars(run, task)
-    drawn["hard-prefixes"] = hard_prefixes(run)
-    drawn["states"] = states(run)
-    drawn["trajectories"] = trajectories(run)
+    target = experiments.setting_of(setting).target
+    drawn = {"pretraining-loss": run.pretraining_loss(), "tuning-loss": run.tuning_loss()}
+    for task in sorted(run.baselines, key=lambda task: task != target):
+        drawn[f"regret-{task}"] = run.regret_curves(task, cumulative=False)
+        drawn[f"cumulative-regret-{task}"] = run.regret_curves(task)
+        drawn[f"bars-{task}"] = run.regret_bars(task)
+    drawn["hard-prefixes"] = run.hard_prefixes()
+    drawn["states"] = run.states()
+    drawn["trajectories"] = run.trajectories()
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def pretraining_loss(run: Stored) -> Figure | None:
-    """Loss of the network while it was pretrained; None if it was not, or NoTuning is missing."""
-    if "pretraining_loss" not in run.untuned:
-        return None
-    losses = run.untuned.pretraining_loss.values
-    return figures.loss_curves(
-        {_LABELS[run.network]: losses[None]},
-        window=PRETRAINING.num_steps // len(losses),
-        optimum=_bayes_loss("random-coins", PRETRAINING.length),
-        title=run.title("pretraining"),
-    )
-
-
-def tuning_loss(run: Stored) -> Figure | None:
-    """Loss of every method that is tuned in steps, a far higher start cut off; None without one."""
-    losses = {name: cell.loss.values for name, cell in run.cells.items() if "loss" in cell}
-    if not losses:
-        return None
-    training = run.cells[next(iter(losses))].attrs["training"]
-    steps, length = (int(n) for n in re.findall(r"(?:num_steps|length)=(\d+)", training))
-    optimum, every = _bayes_loss(run.target, length), np.concatenate([*losses.values()])
-    points = every.shape[1]
-    cut = optimum + 2 * float(every[:, points // 10 :].max() - optimum)
-    return figures.loss_curves(
-        losses,
-        window=steps // points,
-        optimum=optimum,
-        top=cut if every.max() > cut else None,
-        title=run.title("tuning"),
-    )
-
-
-def regret_curves(run: Stored, evaluation: str, *, cumulative: bool = True) -> Figure:
-    """Regret of what is stored and of the exact predictors after 1 to 200 predictions.
-
-    Args:
-        run: what `stored` returns.
-        evaluation: the distribution that the sequences come from, a key of `experiments.TASKS`.
-        cumulative: the running sum, or the regret of each prediction.
-    """
-    exactly = experiments.baselines(run.setting, evaluation)
-    curves = {
-        name: cell.regret.sel(evaluation=evaluation).values for name, cell in run.cells.items()
-    }
-    for name, total in exactly.items():
-        curves[name] = np.diff(total, prepend=0.0)
-    if cumulative:
-        curves = {name: curve.cumsum(axis=-1) for name, curve in curves.items()}
-    title = run.title(f"evaluated on {evaluation}")
-    return figures.regret_curves(curves, cumulative=cumulative, title=title)
-
-
-def regret_bars(run: Stored, evaluation: str) -> Figure:
-    """The same at N_tune, N_train and N_eval, as bars with their values; see `regret_curves`.
-
-    Example:
-        >>> figure = regret_bars(stored("single-coin", "lstm"), "random-coins")
-        >>> [axes.get_title(loc="left") for axes in figure.axes]
-        ['n = 50', 'n = 100', 'n = 200']
-    """
-    exactly = experiments.baselines(run.setting, evaluation)
-    totals = {
-        name: cell.cumulative_regret.sel(evaluation=evaluation) for name, cell in run.cells.items()
-    }
-    panels = {
-        f"n = {mark}": {name: total.sel(mark=mark) for name, total in totals.items()}
-        | {name: curve[mark - 1] for name, curve in exactly.items()}
-        for mark in experiments.MARKS
-    }
-    return figures.regret_bar_panels(panels, title=run.title(f"evaluated on {evaluation}"))
-
-
-def hard_prefixes(run: Stored) -> Figure | None:
-    """The loss of every hard prefix, its mean over repetitions; None without HardPT."""
-    if "HardPT" not in run.cells:
-        return None
-    loss = run.cells["HardPT"].prompt_loss.mean("repetition")
-    tokens = range(experiments.TASKS[run.target].num_tokens)
-    length = experiments.SETTINGS[run.setting].prefix_length
-    prefixes = list(itertools.product(tokens, repeat=length))  # in the order of the search
-    return figures.sorted_hard_prefixes(prefixes, loss, title=run.title("every hard prefix"))
-
-
-def states(run: Stored) -> Figure | None:
-    """States of the untuned network on pretraining sequences, by step and tau; None without it."""
-    if "background" not in run.untuned:
-        return None
-    points, tau = run.untuned.background.values, run.untuned.background_tau.values
-    steps = np.arange(1, points.shape[1] + 1)
-    return figures.state_components(points, steps, tau, title=run.title("internal states"))
-
-
-def trajectories(run: Stored) -> Figure | None:
-    """What each prefix does to the states of target sequences.
-
-    None if no prefix is stored, or not the network's states.
-    """
-    panels = {}
-    for name, cell in run.cells.items():
-        if "prefix_trajectory" in cell:
-            prefix, content = cell.prefix_trajectory.values, cell.trajectory.values
-            start = np.broadcast_to(prefix[:, None, -1:], (*content.shape[:2], 1, 2))
-            paths = np.concatenate([start, content], axis=2)  # from the state after the prefix
-            panels[name] = prefix, paths.reshape(-1, *paths.shape[2:])
-    if not panels or "background" not in run.untuned:
-        return None
-    background = run.untuned.background.values
-    return figures.prefix_trajectories(background, panels, title=run.title("prefixes"))
-
-
-def _bayes_loss(task: str, length: int) -> float:
+def _bayes_loss(task, length: int) -> float | None:
     """The lowest expected log loss over that many coin flips, its Bayes predictor's, in nats."""
     ones = np.arange(length + 1)
-    log_prob = exact.log_marginal(experiments.TASKS[task], np.stack([length - ones, ones], axis=-1))
+    try:
+        log_prob = exact.log_marginal(task, np.stack([length - ones, ones], axis=-1))
+    except (TypeError, ValueError):  # no coin, or none that `exact` knows
+        return None
     return float(-np.sum(special.comb(length, ones) * np.exp(log_prob) * log_prob))

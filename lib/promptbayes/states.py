@@ -8,12 +8,12 @@ import numpy as np
 class Components(NamedTuple):
     """Principal components of states: a centre, directions, and a scale for each."""
 
-    mean: np.ndarray  # [feature]
-    directions: np.ndarray  # [component, feature], orthonormal
-    scale: np.ndarray  # [component]: standard deviation of the states along each direction
+    mean: np.ndarray  #: [feature]
+    directions: np.ndarray  #: [component, feature], orthonormal
+    scale: np.ndarray  #: [component]: standard deviation of the states along each direction
 
     def project(self, states) -> np.ndarray:
-        """States [..., feature] on the components, whitened: [..., component]."""
+        """States [..., feature] on the components, whitened: [..., component]; else ValueError."""
         states = np.asarray(states, np.float64)
         if states.shape[-1] != len(self.mean):
             raise ValueError(
@@ -24,24 +24,20 @@ class Components(NamedTuple):
 
 
 def fit_components(states, num_components: int = 2) -> Components:
-    """Principal components of internal states, over all sequences and steps.
+    """Principal components of internal states, over all sequences and steps (Fig. A7, top).
+
+    What they were fitted to has mean zero and variance one along each. The largest entry of each
+    direction is positive.
 
     Args:
         states: [..., feature], such as `predictor.states(tokens).content`.
         num_components: how many to keep, largest variance first.
 
-    Returns:
-        `Components`; what they were fitted to has mean zero and variance one along each. The sign
-        of a component is fixed so that its largest entry is positive.
-
     Raises:
-        ValueError: fewer features or states than components.
-
-    Reference:
-        Fig. A7, top.
+        TypeError, ValueError: `num_components` is no int, or more than there are features, states
+            or directions in which these vary; states that are not finite.
 
     Example:
-        >>> import numpy as np
         >>> line = np.outer(np.arange(5.0), [3.0, 4.0])
         >>> fit_components(line, 1).directions.round(3)
         array([[0.6, 0.8]])

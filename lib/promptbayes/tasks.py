@@ -5,12 +5,11 @@ A task distribution P(tau) is a Dirichlet density or a finite mixture of such ve
 Conditioning either on a prompt gives the same kind of task distribution again, so "prompting is
 conditioning" is one method, `posterior`. With two tokens, token 1 is "heads" and tau is its
 probability. What a task of one's own has to offer is said by `Task`, `BayesTask` and
-`PromptableTask`.
+`PromptableTask`. Sections and equations, in all modules, are those of Genewein et al. (2025).
 
-The constructors (`coin`, `coin_mixture`, `random_coins`, `dirichlet`, `mixture`) validate and hold
-float64 numpy arrays, from which `exact` computes without rounding to float32. The classes validate
-no field, because they cross `jax.jit`: their numbers are data, so a task rebuilt with other
-numbers does not retrace.
+Constructors validate and hold float64 numpy arrays, from which `exact` computes without rounding to
+float32. The classes validate no field, because they cross `jax.jit`: their numbers are data, so a
+task rebuilt with other numbers does not retrace.
 """
 
 from collections.abc import Callable
@@ -31,45 +30,40 @@ _MAX_INTERMEDIATE = 2**24
 class Sequences(NamedTuple):
     """Sampled sequences beside what the oracle, who knows tau, predicts for them.
 
-    Attributes:
-        tokens: x_1, ..., x_N, int32 [batch, time].
-        log_source: log p(x_t = a | tau) for every token a, in nats, [batch, time, token]; None
-            where nobody knows it, and then there is no regret.
-        mask: which x_t count, 1 or 0, [batch, time]; None if all do. What does not count is read
-            like the rest and costs nothing: its log loss, regret and divergence are 0.
-
     Example:
         >>> answers = Sequences(np.array([[0, 1, 1]]), None, mask=np.array([[0, 0, 1]]))
         >>> int(answers.mask.sum())
         1
     """
 
+    #: x_1, ..., x_N, int32 [batch, time].
     tokens: jax.Array
+    #: log p(x_t = a | tau) for every token a, in nats, [batch, time, token]; None where nobody
+    #: knows it, and then there is no regret.
     log_source: jax.Array | None
+    #: Which x_t count, 1 or 0, [batch, time]; None if all do. What does not count is read like the
+    #: rest and costs nothing: its log loss, regret and divergence are 0.
     mask: jax.Array | None = None
 
 
 class Task(Protocol):
     """A distribution over sequences that `tune`, `pretrain` and `search_hard_prefix` can draw from.
 
-    It crosses `jax.jit`, so it is a *pytree* whose leaves are arrays or numbers. A NamedTuple is
-    one, a frozen dataclass becomes one by `jax.tree_util.register_dataclass`. Its fields are data:
-    inside `sample` they are traced, and other numbers do not compile anew. What shapes or Python
-    branches depend on is a class attribute, as `num_tokens` is here, or a static field
-    (`register_dataclass(..., meta_fields=[...])`). A task need not be hashable.
+    It crosses `jax.jit`, so it is a *pytree* of arrays and numbers: a NamedTuple, or a frozen
+    dataclass after `jax.tree_util.register_dataclass`. It need not be hashable. Its fields are
+    data: inside `sample` they are traced, and other numbers do not compile anew. What shapes and
+    branches depend on is a class attribute, as `num_tokens`, or a static field (`meta_fields`).
 
     Example:
-        >>> class StickyCoin(NamedTuple):  # x_1 is fair, then x_n = x_(n-1) with probability stay
+        >>> class StickyCoin(NamedTuple):  # x_0 = 0, then x_n = x_(n-1) with probability stay
         ...     stay: float
         ...     num_tokens = 2
-        ...
         ...     def sample(self, key, num_sequences, length):
         ...         turns = jax.random.bernoulli(key, 1 - self.stay, (num_sequences, length))
-        ...         turns = turns.at[:, 0].set(jax.random.bernoulli(key, 0.5, (num_sequences,)))
         ...         return Sequences(jnp.cumsum(turns, axis=1, dtype=jnp.int32) % 2, None)
         >>> task: Task = StickyCoin(1.0)
-        >>> task.sample(jax.random.key(0), 4, 9).tokens.std(axis=1).tolist()
-        [0.0, 0.0, 0.0, 0.0]
+        >>> task.sample(jax.random.key(0), 1, 4).tokens.tolist()
+        [[0, 0, 0, 0]]
     """
 
     @property
@@ -133,18 +127,14 @@ class _PytreeMethod:
 
 
 def pytree_method(method: _Method) -> _Method:
-    """Decorator: a method that stays a pytree when it is taken from its object.
+    """Decorator: a method that stays a pytree when it is taken from its object, a pytree itself.
 
     Example:
-        >>> class BentCoin(NamedTuple):
+        >>> class Coin(NamedTuple):
         ...     heads: float
-        ...
-        ...     @pytree_method
-        ...     def predict(self, tokens):
-        ...         p = jnp.array([1 - self.heads, self.heads])
-        ...         return jnp.broadcast_to(jnp.log(p), (*jnp.shape(tokens), 2))
-        >>> jax.tree.leaves(BentCoin(0.25).predict)  # data to a function under jit
-        [0.25]
+        ...     twice = pytree_method(lambda self: 2 * self.heads)
+        >>> jax.jit(lambda method: method())(Coin(0.25).twice).item()  # 0.25 is data to jit
+        0.5
     """
     wrapped: Any = _PytreeMethod(method)
     return wrapped
@@ -197,15 +187,13 @@ class ExchangeableTask(Protocol):
 class DirichletCategorical(NamedTuple):
     """tau ~ Dirichlet(alpha), then x_t ~ Categorical(tau); with alpha = (1, 1) the random coins.
 
-    Attributes:
-        alpha: prior pseudo-counts, p(tau) proportional to prod_a tau_a^(alpha_a - 1), [token];
-            [batch, token] after a batch of prompts, one row for each.
-
     Example:
         >>> random_coins().posterior([1, 0, 0]).alpha.tolist()
         [3.0, 2.0]
     """
 
+    #: Prior pseudo-counts, p(tau) proportional to prod_a tau_a^(alpha_a - 1), [token]; after a
+    #: batch of prompts one row for each, [batch, token].
     alpha: np.ndarray | jax.Array
     num_components = 1  # one density
 
@@ -215,83 +203,50 @@ class DirichletCategorical(NamedTuple):
         return self.alpha.shape[-1]
 
     def sample(self, key: jax.Array, num_sequences: int, length: int) -> Sequences:
-        """Draw one tau for each sequence from the prior, then its tokens independently.
+        """Draw one tau for each sequence from the prior, then its tokens independently (Sec. 4.1).
 
-            tau ~ Dirichlet(alpha),   x_t ~ Categorical(tau),   t = 1, ..., length
-
-        Args:
-            key: jax random key.
-            num_sequences: number of sequences; static under `jax.jit`. A task with a batch axis
-                gives one sequence per row, so it must then be that many.
-            length: tokens per sequence; static under `jax.jit`.
-
-        Returns:
-            `Sequences` with tokens [num_sequences, length].
+        Arguments are those of `Task.sample`; a task with a batch axis gives one sequence per row.
 
         Raises:
-            TypeError: if `num_sequences` or `length` is not an integer.
-            ValueError: if either is below 1, or `num_sequences` does not fit the batch axis.
+            TypeError, ValueError: a size is no integer of at least 1, or does not fit the batch.
 
         Example:
             >>> random_coins().sample(jax.random.key(0), 4, 10).tokens.shape
             (4, 10)
-
-        References:
-            Genewein et al. (2025), Section 4.1.
         """
         _check_sizes(self, num_sequences, length)
         return _sample_dirichlet(self.alpha, key, num_sequences, length)
 
     @pytree_method
     def predict(self, tokens) -> jax.Array:
-        """Predict each token from those before it, averaging tau over its posterior.
+        """Predict each token from those before it, averaging tau over its posterior (Eq. 2).
 
             p(x_t = a | x_<t) = (alpha_a + k_a) / (sum_b alpha_b + t - 1),   k_a = #{s < t: x_s = a}
 
-        With alpha = (1, 1) this is Laplace's rule.
-
-        Args:
-            tokens: sequences of integers below `num_tokens`, [batch, time].
-
-        Returns:
-            log p(x_t = a | x_<t) in nats for every a, before seeing x_t, [batch, time, token].
+        With alpha = (1, 1) this is Laplace's rule. For tokens [batch, time] it gives log p in nats
+        for every a, before seeing x_t, [batch, time, token].
 
         Raises:
-            TypeError: if `tokens` are not integers.
-            ValueError: if `tokens` are not [batch, time] or hold something outside the alphabet
-                (values are checked only outside `jax.jit`).
+            TypeError, ValueError: `tokens` are not integers, not [batch, time] or, which is seen
+                only outside `jax.jit`, outside the alphabet.
 
         Example:
             >>> print(np.exp(random_coins().predict([[1, 1, 0]]))[0, :, 1].round(3))
             [0.5   0.667 0.75 ]
-
-        References:
-            Genewein et al. (2025), Eq. 2.
         """
         return _predict_dirichlet(self, _check_tokens(self, tokens, ranks=(2,)))
 
     def posterior(self, tokens) -> "DirichletCategorical":
-        """Condition on a prompt: the task distribution that remains after `tokens`.
+        """Condition on a prompt: the task distribution that remains after `tokens` (App. E).
 
             p(tau | s) = Dirichlet(alpha + k(s)),   k_a(s) = #{t: s_t = a}
 
-        Args:
-            tokens: one prompt [time], possibly empty, or a batch of prompts [batch, time].
-
-        Returns:
-            `DirichletCategorical`; for a batch, with a leading batch axis. Outside `jax.jit` it
-            is computed in float64.
-
-        Raises:
-            TypeError: if `tokens` are not integers.
-            ValueError: if `tokens` have another rank or hold something outside the alphabet.
+        `tokens` are one prompt [time], possibly empty, or a batch of prompts [batch, time], which
+        gives a leading batch axis. Outside `jax.jit` it computes in float64. Errors as `predict`.
 
         Example:
             >>> random_coins().posterior([[0, 0], [1, 1]]).alpha.tolist()
             [[3.0, 1.0], [1.0, 3.0]]
-
-        References:
-            Genewein et al. (2025), Section 3 and Appendix E.
         """
         tokens = _check_tokens(self, tokens, ranks=(1, 2))
         return _condition(self, tokens, _posterior_dirichlet)
@@ -323,18 +278,15 @@ class CategoricalMixture(NamedTuple):
 
     One component is a single coin; many on a fine grid approximate any prior (with a gap, say).
 
-    Attributes:
-        weights: P(c), prior probability of each component, [component]; [batch, component] after
-            a batch of prompts.
-        probs: p(x_t = a | c), [component, token]; [batch, component, token] after a batch of
-            prompts.
-
     Example:
         >>> coin_mixture([0.2, 0.8]).posterior([1]).weights.round(3).tolist()
         [0.2, 0.8]
     """
 
+    #: P(c), prior probability of each component, [component]; after a batch of prompts
+    #: [batch, component].
     weights: np.ndarray | jax.Array
+    #: p(x_t = a | c), [component, token]; after a batch of prompts [batch, component, token].
     probs: np.ndarray | jax.Array
 
     @property
@@ -348,61 +300,31 @@ class CategoricalMixture(NamedTuple):
         return self.probs.shape[-2]
 
     def sample(self, key: jax.Array, num_sequences: int, length: int) -> Sequences:
-        """Draw one component for each sequence, then its tokens independently.
+        """Draw one component for each sequence, then its tokens independently (Section 4.1).
 
-            c ~ Categorical(weights),   x_t ~ Categorical(probs[c]),   t = 1, ..., length
-
-        Args:
-            key: jax random key.
-            num_sequences: number of sequences; static under `jax.jit`. A task with a batch axis
-                gives one sequence per row, so it must then be that many.
-            length: tokens per sequence; static under `jax.jit`.
-
-        Returns:
-            `Sequences` with tokens [num_sequences, length].
-
-        Raises:
-            TypeError: if `num_sequences` or `length` is not an integer.
-            ValueError: if either is below 1, or `num_sequences` does not fit the batch axis.
+        Arguments and errors are those of `DirichletCategorical.sample`.
 
         Example:
             >>> coin(0.0).sample(jax.random.key(0), 1, 4).tokens.tolist()
             [[0, 0, 0, 0]]
-
-        References:
-            Genewein et al. (2025), Section 4.1.
         """
         _check_sizes(self, num_sequences, length)
         return _sample_mixture(self.weights, self.probs, key, num_sequences, length)
 
     @pytree_method
     def predict(self, tokens) -> jax.Array:
-        """Predict each token from those before it, averaging over the posterior of components.
+        """Predict each token from those before it, averaging over the posterior (Eq. 2).
 
             p(x_t = a | x_<t) = sum_c P(c | x_<t) probs[c, a],
             P(c | x_<t) proportional to weights[c] prod_b probs[c, b]^k_b,   k_b = #{s < t: x_s = b}
 
-        After a history that no component can produce the posterior is undefined, 0/0; every
-        token then gets log-probability -inf, so that the sum of log-probabilities is still that
-        of the sequence, -inf, and no NaN appears.
-
-        Args:
-            tokens: sequences of integers below `num_tokens`, [batch, time].
-
-        Returns:
-            log p(x_t = a | x_<t) in nats for every a, before seeing x_t, [batch, time, token].
-
-        Raises:
-            TypeError: if `tokens` are not integers.
-            ValueError: if `tokens` are not [batch, time] or hold something outside the alphabet
-                (values are checked only outside `jax.jit`).
+        Shapes, units and errors are those of `DirichletCategorical.predict`. After a history that
+        no component can produce, 0/0, every token gets log-probability -inf, so that the sum is
+        still that of the sequence and no NaN appears.
 
         Example:
             >>> print(np.exp(coin_mixture([0.2, 0.8]).predict([[1, 1]]))[0, :, 1].round(2))
             [0.5  0.68]
-
-        References:
-            Genewein et al. (2025), Eq. 2.
         """
         return _predict_mixture(self, _check_tokens(self, tokens, ranks=(2,)))
 
@@ -411,25 +333,13 @@ class CategoricalMixture(NamedTuple):
 
             P(c | s) proportional to weights[c] prod_a probs[c, a]^k_a(s),   k_a(s) = #{t: s_t = a}
 
-        Args:
-            tokens: one prompt [time], possibly empty, or a batch of prompts [batch, time].
-
-        Returns:
-            `CategoricalMixture`; for a batch, with a leading batch axis on both fields. Outside
-            `jax.jit` it is computed in float64. Inside, a prompt that no component can produce
-            gives weights that are all 0, and `predict` then gives -inf.
-
-        Raises:
-            TypeError: if `tokens` are not integers.
-            ValueError: if `tokens` have another rank, hold something outside the alphabet, or
-                are impossible under every component (the last two only outside `jax.jit`).
+        As `DirichletCategorical.posterior`, with the batch axis on both fields. A prompt that no
+        component can produce is a ValueError; under `jax.jit` it gives weights 0, and `predict`
+        then gives -inf.
 
         Example:
             >>> coin_mixture([0.5, 1.0]).posterior([[1], [0]]).weights.round(3).tolist()
             [[0.333, 0.667], [1.0, 0.0]]
-
-        References:
-            Genewein et al. (2025), Section 3 and Appendix E.
         """
         tokens = _check_tokens(self, tokens, ranks=(1, 2))
         posterior = _condition(self, tokens, _posterior_mixture)
@@ -461,108 +371,62 @@ class CategoricalMixture(NamedTuple):
 
 
 def coin(p: float) -> CategoricalMixture:
-    """One coin that shows heads (token 1) with known probability p.
-
-        P(tau) = delta(tau - p)
-
-    Args:
-        p: probability of token 1, between 0 and 1.
-
-    Returns:
-        A `CategoricalMixture` with one component.
+    """One coin that shows heads (token 1) with known probability p (Section 4.1, "Single coin").
 
     Raises:
-        TypeError: if `p` is not a real number.
-        ValueError: if `p` is not a single number between 0 and 1.
+        TypeError, ValueError: `p` is not a real number, a single one, between 0 and 1.
 
     Example:
         >>> coin(0.2).probs.tolist()
         [[0.8, 0.2]]
-
-    References:
-        Genewein et al. (2025), Section 4.1, "Single coin".
     """
-    heads = _real("p", p, ndim=0)
-    _check_probabilities("p", heads)
-    return coin_mixture(heads[None])
+    return coin_mixture(_probabilities("p", p, ndim=0)[None])
 
 
 def die(probs) -> CategoricalMixture:
     """One die with known face probabilities; an unknown one is `dirichlet([1.0] * 6)`.
 
-        P(tau) = delta(tau - probs)
-
-    Args:
-        probs: probability of each face, [token].
-
-    Returns:
-        A `CategoricalMixture` with one component.
-
-    Raises:
-        TypeError: if `probs` does not hold real numbers.
-        ValueError: if a number is not a probability, the sum is not 1, or there is one face only.
+    `probs` are the probability of each face, [token]. It is the single coin of Section 4.1 with
+    more faces; errors are those of `mixture`.
 
     Example:
         >>> die([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).num_tokens
         6
-
-    References:
-        Genewein et al. (2025), Section 4.1, "Single coin", with more faces.
     """
     return mixture([1.0], _real("probs", probs, ndim=1)[None])
 
 
 def coin_mixture(probs, weights=None) -> CategoricalMixture:
-    """A coin drawn from finitely many known ones.
+    """A coin drawn from finitely many known ones (Section 4.1, "Two-coin mixture").
 
         P(tau) = sum_c weights[c] delta(tau - probs[c])
 
     Args:
-        probs: probability of token 1 for each coin, [component].
+        probs: probability of token 1 for each coin, [component]; errors are those of `mixture`.
         weights: prior probability of each coin, [component]; equal if left out.
-
-    Returns:
-        A `CategoricalMixture`.
-
-    Raises:
-        TypeError: if an argument does not hold real numbers.
-        ValueError: if a number is not a probability, the weights do not sum to 1, or the two
-            lengths differ.
 
     Example:
         >>> coin_mixture([0.2, 0.8]).weights.tolist()
         [0.5, 0.5]
-
-    References:
-        Genewein et al. (2025), Section 4.1, "Two-coin mixture".
     """
-    probs = _real("probs", probs, ndim=1)
-    _check_probabilities("probs", probs)
+    probs = _probabilities("probs", probs, ndim=1)
     if weights is None:
         weights = np.full(probs.shape, 1.0 / probs.size)
     return mixture(weights, np.stack([1.0 - probs, probs], axis=-1))
 
 
 def random_coins() -> DirichletCategorical:
-    """A coin with unknown bias, all biases equally likely; its Bayes predictor is Laplace's rule.
-
-        P(tau) = Beta(tau; 1, 1) = 1 on [0, 1]
-
-    Returns:
-        A `DirichletCategorical` over two tokens.
+    """A coin with unknown bias, all biases equally likely (Section 4.1, "Random coins").
 
     Example:
         >>> random_coins().alpha.tolist()
         [1.0, 1.0]
-
-    References:
-        Genewein et al. (2025), Section 4.1, "Random coins".
     """
     return dirichlet([1.0, 1.0])
 
 
 def dirichlet(alpha) -> DirichletCategorical:
-    """An unknown probability vector with a Dirichlet prior.
+    """An unknown probability vector with a Dirichlet prior (Appendix E, "Beta-Bernoulli").
 
         p(tau) proportional to prod_a tau_a^(alpha_a - 1)
 
@@ -570,19 +434,12 @@ def dirichlet(alpha) -> DirichletCategorical:
         alpha: pseudo-count of each token, finite and above 0, [token]; for coins
             (tails, heads), so Beta(a, b) for the heads probability is `dirichlet([b, a])`.
 
-    Returns:
-        A `DirichletCategorical`.
-
     Raises:
-        TypeError: if `alpha` does not hold real numbers.
-        ValueError: if an entry is not finite and above 0, or there are fewer than two.
+        TypeError, ValueError: `alpha` does not hold at least two finite real numbers above 0.
 
     Example:
         >>> dirichlet([0.5, 0.5, 0.5]).num_tokens
         3
-
-    References:
-        Genewein et al. (2025), Appendix E, "Beta-Bernoulli".
     """
     alpha = _real("alpha", alpha, ndim=1)
     _check_alphabet("alpha", alpha)
@@ -592,34 +449,26 @@ def dirichlet(alpha) -> DirichletCategorical:
 
 
 def mixture(weights, probs) -> CategoricalMixture:
-    """A finite mixture of known probability vectors over any alphabet.
+    """A finite mixture of known probability vectors over any alphabet (Eq. 1 for such tasks).
 
         P(tau) = sum_c weights[c] delta(tau - probs[c])
 
     Args:
         weights: prior probability of each component, [component].
-        probs: token probabilities of each component, [component, token]; zeros are allowed.
-
-    Returns:
-        A `CategoricalMixture`. Weights and rows that sum to 1 only up to rounding are divided by
-        their sum.
+        probs: token probabilities of each component, [component, token]; zeros are allowed. What
+            sums to 1 only up to rounding is divided by its sum.
 
     Raises:
-        TypeError: if an argument does not hold real numbers.
-        ValueError: if a number is not a probability, a sum is not 1, or the shapes do not fit.
+        TypeError: an argument does not hold real numbers.
+        ValueError: a number is not a probability, a sum is not 1, or the shapes do not fit.
 
     Example:
         >>> mixture([0.5, 0.5], [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]).num_tokens
         3
-
-    References:
-        Genewein et al. (2025), Eq. 1 for finitely many tasks.
     """
-    weights = _real("weights", weights, ndim=1)
-    probs = _real("probs", probs, ndim=2)
+    weights = _probabilities("weights", weights, ndim=1)
+    probs = _probabilities("probs", probs, ndim=2)
     _check_alphabet("probs", probs)
-    _check_probabilities("weights", weights)
-    _check_probabilities("probs", probs)
     if weights.shape != probs.shape[:1]:
         raise ValueError(
             f"`weights` must have one entry for each of the {probs.shape[0]} components, "
@@ -662,12 +511,10 @@ def _sample_tokens(key, log_tau, length):
 
 @jax.jit
 def _predict_dirichlet(task, tokens):
-    def one_sequence(alpha, tokens):
-        pseudo_counts = alpha[None, :] + _counts_before(tokens, alpha.shape[-1], alpha.dtype)
-        return jnp.log(pseudo_counts) - jnp.log(jnp.sum(pseudo_counts, axis=-1, keepdims=True))
-
-    alpha = jnp.asarray(task.alpha)
-    return jax.vmap(one_sequence, in_axes=(0 if alpha.ndim == 2 else None, 0))(alpha, tokens)
+    alpha = jnp.asarray(task.alpha)[..., None, :]
+    counts = _counts_before(tokens, alpha.shape[-1], alpha.dtype)
+    pseudo_counts = jnp.broadcast_to(alpha, counts.shape) + counts
+    return jnp.log(pseudo_counts) - jnp.log(jnp.sum(pseudo_counts, axis=-1, keepdims=True))
 
 
 @jax.jit
@@ -675,7 +522,7 @@ def _predict_mixture(task, tokens):
     def one_sequence(task, tokens):
         weights, probs = task
         counts = _counts_before(tokens, probs.shape[-1], probs.dtype)
-        posterior = _component_posterior(jnp, weights[None, :], probs, counts)
+        posterior = _component_posterior(jnp, weights, probs, counts)
         return jnp.log(jnp.matmul(posterior, probs, precision="highest"))
 
     task = CategoricalMixture(*map(jnp.asarray, task))
@@ -687,9 +534,9 @@ def _predict_mixture(task, tokens):
 
 
 def _counts_before(tokens, num_tokens, dtype):
-    """How often each token came up before each time, [time, token]."""
+    """How often each token came up before each time, [..., time, token]."""
     seen = jax.nn.one_hot(tokens, num_tokens, dtype=dtype)
-    return jnp.cumsum(seen, axis=0) - seen
+    return jnp.cumsum(seen, axis=-2) - seen
 
 
 # Conditioning. Written once for numpy (float64, outside jit) and jax.numpy (inside).
@@ -706,17 +553,15 @@ def _condition(task, tokens, rule):
 
 
 def _posterior_dirichlet(xp, task, counts):
-    ndim = max(task.alpha.ndim, counts.ndim)
-    return DirichletCategorical(_as_rank(task.alpha, ndim) + _as_rank(counts, ndim))
+    alpha, counts = xp.broadcast_arrays(task.alpha, counts)
+    return DirichletCategorical(alpha + counts)
 
 
 def _posterior_mixture(xp, task, counts):
     weights, probs = task
-    ndim = max(weights.ndim, counts.ndim)
     # One row of counts as a matrix [1, token], so that it multiplies one task's components.
-    posterior = _component_posterior(
-        xp, _as_rank(weights, ndim)[..., None, :], probs, counts[..., None, :]
-    )[..., 0, :]
+    rows = _component_posterior(xp, weights[..., None, :], probs, counts[..., None, :])
+    posterior = rows[..., 0, :]
     return CategoricalMixture(
         posterior, xp.broadcast_to(probs, (*posterior.shape, probs.shape[-1]))
     )
@@ -725,7 +570,7 @@ def _posterior_mixture(xp, task, counts):
 def _component_posterior(xp, weights, probs, counts):
     """P(c | counts), [..., time, component]; all zero where the counts are impossible.
 
-    weights [..., 1 or time, component], probs [..., component, token], counts [..., time, token].
+    weights [(..., time,) component], probs [..., component, token], counts [..., time, token].
     """
     precision = {"precision": "highest"} if xp is jnp else {}  # no TF32 on accelerators
     columns = xp.swapaxes(probs, -1, -2)
@@ -733,19 +578,13 @@ def _component_posterior(xp, weights, probs, counts):
     log_probs = xp.log(xp.where(columns > 0, columns, 1))
     log_likelihood = xp.matmul(counts, log_probs, **precision)
     excluded = xp.matmul(counts, (columns == 0).astype(probs.dtype), **precision) > 0
-    possible = (weights > 0) & ~excluded
-    log_joint = xp.where(
-        possible, xp.log(xp.where(weights > 0, weights, 1)) + log_likelihood, -xp.inf
-    )
+    log_weights = xp.where(weights > 0, xp.log(xp.where(weights > 0, weights, 1)), -xp.inf)
+    log_joint = xp.broadcast_to(log_weights, log_likelihood.shape) + log_likelihood
+    log_joint = xp.where(excluded, -xp.inf, log_joint)
     largest = xp.max(log_joint, axis=-1, keepdims=True)
     joint = xp.exp(log_joint - xp.where(xp.isfinite(largest), largest, 0))
     total = xp.sum(joint, axis=-1, keepdims=True)
     return joint / xp.where(total > 0, total, 1)
-
-
-def _as_rank(array, ndim):
-    """Add leading axes of length 1."""
-    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
 
 
 # Counts, in float64 numpy for `exact`.
@@ -783,15 +622,25 @@ def _log_sum(weights, log_likelihood):
 # Validation, at the public entries only.
 
 
+def check_int(name: str, value, least: int = 1, kinds: Any = int) -> None:
+    """Raise unless this is an int, or of these kinds, of at least so many."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        expected = "an int" if kinds is int else "an integer"
+        raise TypeError(f"`{name}` must be {expected}, got {value!r}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+
+
 def check_contract(name: str, value, contract: type) -> None:
     """Raise unless the value has all parts of a protocol, its bases' included."""
     bases = reversed(contract.__mro__)
     parts = [part for base in bases for part in vars(base) if not part.startswith("_")]
+    article = "an" if contract.__name__[0] in "AEIOU" else "a"
     missing = [part for part in parts if part not in dir(value)]
     if missing or isinstance(value, type):  # a class has methods, but nothing to call them on
         lack = f"which has no {', '.join(missing)}" if missing else "a class; pass an instance"
         raise TypeError(
-            f"`{name}` must be a {contract.__name__} with {', '.join(parts)}, "
+            f"`{name}` must be {article} {contract.__name__} with {', '.join(parts)}, "
             f"got {value!r}, {lack}."
         )
 
@@ -810,6 +659,14 @@ def check_pytree(name: str, value) -> None:
             ) from None
 
 
+def check_hashable(name: str, value, advice: str) -> None:
+    """Raise unless jit can take the value for static."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(f"`{name}` must be hashable{advice}, got {value!r}: {error}.") from None
+
+
 def check_task(name: str, task, num_tokens: int, contract: type = Task) -> None:
     """Raise unless this fulfils the contract and has this alphabet."""
     check_contract(name, task, contract)
@@ -824,10 +681,7 @@ def check_task(name: str, task, num_tokens: int, contract: type = Task) -> None:
 
 
 def draw(task: Task, key: jax.Array, num_sequences: int, length: int) -> Sequences:
-    """Sequences of a task, checked: of the shape that was asked for, in its alphabet.
-
-    What is drawn inside the loop cannot be looked at, so a run draws its first batch here too.
-    """
+    """Sequences of a task, checked, for what is drawn inside a loop cannot be looked at there."""
     drawn = _draw(task, key, num_sequences, length)
     check_sequences("task.sample", drawn, task.num_tokens)
     if drawn.tokens.shape != (num_sequences, length):
@@ -855,7 +709,7 @@ def check_is_sequences(name: str, sequences) -> None:
 
 
 def check_sequences(name: str, sequences: Sequences, num_tokens: int):
-    """Tokens [batch, time] and mask (or None) of sequences, if they are over this alphabet."""
+    """Tokens [batch, time] and mask (or None) of sequences over this alphabet."""
     tokens = check_tokens(sequences.tokens, num_tokens, ranks=(2,), name=f"{name}.tokens")
     mask = sequences.mask
     if mask is not None:
@@ -869,25 +723,21 @@ def check_sequences(name: str, sequences: Sequences, num_tokens: int):
 
 
 def _check_sizes(task, num_sequences, length):
-    for name, value in (("num_sequences", num_sequences), ("length", length)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    if task[0].ndim == 2 and task[0].shape[0] != num_sequences:
-        raise ValueError(
-            f"`num_sequences` must be the task's batch size {task[0].shape[0]}, "
-            f"got {num_sequences}."
-        )
+    check_int("num_sequences", num_sequences, kinds=int | np.integer)
+    check_int("length", length, kinds=int | np.integer)
+    _check_batch("num_sequences", task, num_sequences)
 
 
 def _check_tokens(task, tokens, ranks):
     tokens = check_tokens(tokens, task.num_tokens, ranks)
-    if task[0].ndim == 2 and tokens.ndim == 2 and task[0].shape[0] != tokens.shape[0]:
-        raise ValueError(
-            f"`tokens` must have the task's batch size {task[0].shape[0]}, got {tokens.shape[0]}."
-        )
+    if tokens.ndim == 2:
+        _check_batch("tokens", task, len(tokens))
     return tokens
+
+
+def _check_batch(name, task, size):
+    if task[0].ndim == 2 and len(task[0]) != size:
+        raise ValueError(f"`{name}` must fit the task's batch of {len(task[0])}, got {size}.")
 
 
 def check_tokens(tokens, num_tokens, ranks, name="tokens"):
@@ -935,10 +785,12 @@ def _check_alphabet(name, array):
         raise ValueError(f"`{name}` must cover at least 2 tokens, got {array.shape[-1]}.")
 
 
-def _check_probabilities(name, array):
-    if np.any((array < 0) | (array > 1)):
-        wrong = array[(array < 0) | (array > 1)][0]
-        raise ValueError(f"`{name}` must be between 0 and 1, got {wrong}.")
+def _probabilities(name, values, ndim):
+    array = _real(name, values, ndim)
+    wrong = array[(array < 0) | (array > 1)]
+    if wrong.size:
+        raise ValueError(f"`{name}` must be between 0 and 1, got {wrong[0]}.")
+    return array
 
 
 def _normalised(name, array):

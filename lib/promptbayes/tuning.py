@@ -26,89 +26,73 @@ from .methods import METHODS, PARTS, Method, Weights, check_method, check_theta
 from .networks import Architecture
 from .predictor import Predictor, check_architecture, check_key, initialise, is_key, no_prefix
 from .regret import SequentialPredictor, as_pytree, evaluate, log_loss, predictor_num_tokens
-from .tasks import Sequences, Task, check_task, draw
+from .tasks import Sequences, Task, check_int, check_task, draw
 
 _STEPS_A_CALL = 50  # at most, between two looks at the progress bar and at Ctrl-C
 _PROMPTS_A_CALL = 64  # of a search: likewise, and what bounds its memory
-# Multiply-adds of a hard search; two hours on two cores, at the rate of the paper's Transformer in
-# benchmarks/. What a token costs beside products with weights (softmax, tanh, counting) weighs as
-# 2,000 in a Laplace predictor, 8,000 in the smallest LSTM, 65,000 in the smallest Transformer.
+#: Multiply-adds of a hard search at most, unless told otherwise; two hours on two cores.
 MAX_WORK = 5e14
-_WORK_A_SECOND = 7e10
+_WORK_A_SECOND = 7e10  # the paper's Transformer in benchmarks/
+# What a token costs beside products with weights (softmax, tanh, counting): 2,000 in a Laplace
+# predictor, 8,000 in the smallest LSTM, 65,000 in the smallest Transformer.
 _WORK_A_TOKEN = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long, on what and how fast to tune; defaults are the paper's for tuning.
+    """How long, on what and how fast to tune; defaults are the paper's for tuning (Section 4.1).
+
+    A field that is no number, or too small, is refused: TypeError, ValueError.
 
     Example:
         >>> Training(num_steps=10).batch_size
         256
     """
 
-    num_steps: int = 1000
-    batch_size: int = 256
-    length: int = 50  # of the sequences
-    learning_rate: float = 5e-3
-    max_grad_norm: float = 1.0
+    num_steps: int = 1000  #: gradient steps
+    batch_size: int = 256  #: sequences in each step
+    length: int = 50  #: tokens in each sequence
+    learning_rate: float = 5e-3  #: Adam's
+    max_grad_norm: float = 1.0  #: to which the global norm is clipped; infinite for no clipping
 
     def __post_init__(self):
         for name in ("num_steps", "batch_size", "length"):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise TypeError(f"`{name}` must be an int, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+            check_int(name, getattr(self, name))
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if type(value) not in (int, float):
                 raise TypeError(f"`{name}` must be a number, got {value!r}.")
             if not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value!r}.")
-        if math.isinf(self.learning_rate):  # an infinite norm means: do not clip
+        if math.isinf(self.learning_rate):
             raise ValueError("`learning_rate` must be finite, got inf.")
 
 
-TUNING = Training()
-PRETRAINING = Training(length=100, learning_rate=1e-3)
-LIVE = Training(num_steps=400, batch_size=64)  # what chapters tune while being read
-LIVE_REPETITIONS = 2  # of it, one a core; three cost two cores as much as four
+TUNING = Training()  #: the paper's, of every method
+PRETRAINING = Training(length=100, learning_rate=1e-3)  #: the paper's
+LIVE = Training(num_steps=400, batch_size=64)  #: what chapters tune while being read
+LIVE_REPETITIONS = 2  #: of it, one a core; three cost two cores as much as four
+#: What chapters pretrain while being read.
 LIVE_PRETRAINING = Training(num_steps=600, batch_size=64, learning_rate=1e-3)
 
 
 class State(NamedTuple):
-    """What `resume` needs besides theta and the number of steps done.
+    """What `resume` needs besides theta and the number of steps done."""
 
-    Attributes:
-        task: what the batches are drawn from.
-        training: the `Training` that the run began with.
-        moments: the optimiser's, a pytree of arrays [seed, ...].
-        keys: of the data; step n of repetition r draws from `fold_in(keys[r], n)`, [seed].
-    """
-
-    task: Task
-    training: Training
-    moments: Any
-    keys: jax.Array
+    task: Task  #: what the batches are drawn from
+    training: Training  #: what the run began with
+    moments: Any  #: the optimiser's, a pytree of arrays [seed, ...]
+    keys: jax.Array  #: of the data; step n of repetition r draws from `fold_in(keys[r], n)`, [seed]
 
 
 class Tuned(NamedTuple):
-    """What tuning gives: the tuned numbers of every repetition, and the way there.
+    """What tuning gives: the tuned numbers of every repetition, and the way there."""
 
-    Attributes:
-        base: the `Predictor` that was tuned.
-        method: how, a `Method`.
-        theta: the tuned numbers, a pytree of arrays [seed, ...], as the method's `init` has it.
-        losses: nats per sequence, each before its step, [seed, step].
-        state: what `resume` continues from.
-    """
-
-    base: Predictor
-    method: Method
-    theta: Any
-    losses: np.ndarray
-    state: State
+    base: Predictor  #: what was tuned
+    method: Method  #: how
+    theta: Any  #: the tuned numbers, a pytree of arrays [seed, ...], as the method's `init` has it
+    losses: np.ndarray  #: nats per sequence, each before its step, [seed, step]
+    state: State  #: what `resume` continues from
 
     @property
     def num_seeds(self) -> int:
@@ -116,11 +100,7 @@ class Tuned(NamedTuple):
         return len(self.losses)
 
     def predictor(self, index: int) -> Predictor:
-        """The tuned predictor of one repetition, 0 to num_seeds - 1.
-
-        Raises:
-            ValueError: there is no such repetition.
-        """
+        """The tuned predictor of one repetition, 0 to num_seeds - 1; ValueError for another."""
         if index not in range(self.num_seeds):  # jax would take the nearest without a word
             raise ValueError(f"`index` must be in 0..{self.num_seeds - 1}, got {index!r}.")
         return self.method.apply(self.base, jax.tree.map(lambda x: x[index], self.theta))
@@ -130,7 +110,7 @@ class Tuned(NamedTuple):
         return np.stack([evaluate(self.predictor(i), sequences) for i in range(self.num_seeds)])
 
 
-Hook = Callable[[int, Tuned], Any]
+Hook = Callable[[int, Tuned], Any]  #: hook(step, tuned)
 
 
 def tune(
@@ -145,7 +125,7 @@ def tune(
     hook_steps: Iterable[int] = (),
     progress: bool = True,
 ) -> Tuned:
-    """Minimise log loss on a target task over what the method frees.
+    """Minimise log loss on a target task over what the method frees (Eq. 7; Section 4.1).
 
     Repetition r draws its data from its own key, step by step, and sees the same data under every
     method. Prefixes are never part of the loss, nor is what the sequences' mask leaves out.
@@ -163,18 +143,11 @@ def tune(
         hook_steps: after how many steps of the run; 0 is before the first, `num_steps` the end.
         progress: show a progress bar where there is a terminal or a notebook to show it.
 
-    Returns:
-        A `Tuned` with theta [seed, ...] and losses [seed, step].
-
     Raises:
         TypeError, ValueError: a wrong argument, named, before the loop is compiled; so for a task
             whose first batch is not `Sequences` of its alphabet.
 
-    Reference:
-        Eq. 7; Section 4.1, "Training and tuning details".
-
     Example:
-        >>> import jax
         >>> from promptbayes import LSTM, Prefix, coin, initialise
         >>> base = initialise(LSTM(width=8), jax.random.key(0))
         >>> short, snapshots = Training(num_steps=3, batch_size=4, length=5), {}
@@ -189,16 +162,15 @@ def tune(
     check_method(method, base)
     keys = _check_run(task, base.num_tokens, training, keys)
     split = jax.vmap(jax.random.split)(keys)  # [seed, 2]: one for the start, one for the data
-    init = jax.vmap(lambda key: method.init(key, base))
-    theta = init(split[:, 0]) if start is None else _started(start, init, split[:, 0])
+    init = partial(jax.vmap(lambda key: method.init(key, base)), split[:, 0])
+    theta = init() if start is None else _started(start, jax.eval_shape(init))
     check_theta(method, base, theta)
     begun = _start(base, method, task, training, theta, split[:, 1])
     return _run(begun, training.num_steps, hook, hook_steps, progress)
 
 
-def _started(start, init, keys):
-    """A start of one's own, once it has the form of what `init` gives."""
-    like = jax.eval_shape(init, keys)
+def _started(start, like):
+    """A start of one's own, once it has this form."""
     form, expected = (jax.tree.map(np.shape, theta) for theta in (start, like))
     if form != expected:
         raise ValueError(f"`start` must be theta [seed, ...] of shapes {expected}, got {form}.")
@@ -215,28 +187,14 @@ def pretrain(
     hook_steps: Iterable[int] = (),
     progress: bool = True,
 ) -> Tuned:
-    """Train all weights from random initialisation: `tune` with everything free.
+    """Train all weights from random initialisation: `tune` with everything free (Eq. 5).
 
-    Args:
-        architecture: `LSTM(...)`, `Transformer(...)` or your own.
-        task: the pretraining distribution, any `Task`.
-        training: a `Training`, such as `PRETRAINING`.
-        key: a jax random key, or several [seed] for several networks at once.
-        hook: as in `tune`.
-        hook_steps: as in `tune`.
-        progress: as in `tune`.
-
-    Returns:
-        A `Tuned`; `.predictor(0)` is the pretrained network.
-
-    Raises:
-        TypeError, ValueError: as `tune`.
-
-    Reference:
-        Section 2, "Meta-Learning"; Eq. 5.
+    Of the result, `.predictor(0)` is the pretrained network. Hooks, bar and errors are as in
+    `tune`. `architecture` is `LSTM(...)`, `Transformer(...)` or your own, `task` the pretraining
+    distribution, `training` such as `PRETRAINING`, and `key` one jax random key, or several [seed]
+    for several networks at once.
 
     Example:
-        >>> import jax
         >>> from promptbayes import random_coins, LSTM
         >>> short = Training(num_steps=2, batch_size=4, length=5)
         >>> pretrain(LSTM(width=8), random_coins(), short, jax.random.key(0)).losses.shape
@@ -261,26 +219,14 @@ def resume(
     hook_steps: Iterable[int] = (),
     progress: bool = True,
 ) -> Tuned:
-    """Continue a run of `tune` or `pretrain` as if it had not stopped.
+    """Continue a run of `tune` or `pretrain` for `num_steps` more, as if it had not stopped.
 
     Weights, optimiser and data go on where they were: a run in pieces gives the numbers of one
-    run, to the bit on the same machine.
-
-    Args:
-        tuned: where to go on from; a snapshot from a hook will do.
-        num_steps: how many more.
-        hook: as in `tune`.
-        hook_steps: as in `tune`, counted from the start of the run, after `tuned`.
-        progress: as in `tune`.
-
-    Returns:
-        A `Tuned` of the whole run, earlier losses included.
-
-    Raises:
-        TypeError, ValueError: a wrong argument, named.
+    run, to the bit on the same machine. A snapshot from a hook will do for `tuned`; what comes back
+    is of the whole run, earlier losses included. Hooks, bar and errors are as in `tune`, with
+    `hook_steps` after `tuned`, counted from the start of the run.
 
     Example:
-        >>> import jax
         >>> from promptbayes import random_coins, LSTM
         >>> short = Training(num_steps=2, batch_size=4, length=5)
         >>> done = pretrain(LSTM(width=8), random_coins(), short, jax.random.key(0))
@@ -289,7 +235,7 @@ def resume(
     """
     if not isinstance(tuned, Tuned):
         raise TypeError(f"`tuned` must be a Tuned, got {type(tuned).__name__}.")
-    num_steps = replace(tuned.state.training, num_steps=num_steps).num_steps  # checked
+    check_int("num_steps", num_steps)
     return _run(tuned, tuned.losses.shape[1] + num_steps, hook, hook_steps, progress)
 
 
@@ -317,18 +263,10 @@ def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> 
         hook(0, tuned)
     stops = sorted({*range(first + _STEPS_A_CALL, end, _STEPS_A_CALL), *hook_steps, end} - {first})
     label = label or next((name for name, known in METHODS.items() if known == method), str(method))
-    with tqdm(
-        total=end - first,
-        desc=label,
-        unit="step",
-        disable=_quiet(progress),
-        leave=None,  # it stays when it is done, but not below another bar
-    ) as bar:
+    with _bar(progress, total=end - first, desc=label, unit="step") as bar:
         for start, stop in zip([first, *stops], stops, strict=False):
-            advanced = _advance(
-                base, method, task, training, _STEPS_A_CALL, state, keys, start, stop
-            )
-            state, chunk = jax.device_get(advanced)
+            run = base, method, task, training, _STEPS_A_CALL, state, keys, start, stop
+            state, chunk = jax.device_get(_advance(*run))
             losses = np.concatenate([losses, chunk[:, : stop - start]], axis=1)
             bar.update(stop - start)
             bar.set_postfix_str(f"{losses[:, -1].mean():.3f} nats")
@@ -339,10 +277,10 @@ def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> 
 
 @partial(jax.jit, static_argnames=("method", "training", "most"))
 def _advance(base, method, task, training, most, state, keys, start, stop):
-    """Steps start to stop - 1, at most so many, for every repetition.
+    """Steps start to stop - 1, at most so many, for every repetition: state, losses [seed, most].
 
-    Returns the state and losses [seed, most]. The number of steps is data: one program for all of
-    them, or a run in other pieces would be compiled again, and differ by rounding.
+    The number of steps is data: one program for all of them, or a run in other pieces would be
+    compiled again, and differ by rounding.
     """
 
     def run(state, key):
@@ -396,9 +334,9 @@ def _optimizer(training: Training) -> optax.GradientTransformation:
 class HardSearch(NamedTuple):
     """Every hard prompt of one length and its loss."""
 
-    tokens: np.ndarray  # int [prompt, length], in lexicographic order
-    loss: np.ndarray  # [prompt], nats per sequence
-    standard_error: np.ndarray  # [prompt], nats
+    tokens: np.ndarray  #: int [prompt, length], in lexicographic order
+    loss: np.ndarray  #: [prompt], nats per sequence
+    standard_error: np.ndarray  #: [prompt], nats
 
     @property
     def best(self) -> np.ndarray:
@@ -417,13 +355,13 @@ def search_hard_prefix(
     max_work: float = MAX_WORK,
     progress: bool = True,
 ) -> HardSearch:
-    """HardPT: try all |A|^length prompts on the same fresh sequences of the target.
+    """HardPT: try all |A|^length prompts on the same fresh sequences of the target (Section 3).
 
     No cleverer search can find a better prompt of this length; it can only find this one sooner.
 
     Args:
-        predictor: tokens -> log-probabilities: a `Predictor` or a Bayes predictor such as
-            `random_coins().predict`, for prompting either is prepending tokens.
+        predictor: a `Predictor` or a Bayes predictor such as `random_coins().predict`, for
+            prompting either is prepending tokens.
         task: the target, any `Task` with the predictor's alphabet; what its mask leaves out is no
             part of the loss.
         length: of the prompts; 0 gives the loss without one.
@@ -434,32 +372,19 @@ def search_hard_prefix(
             the numbers that the predictor consists of and 20,000 for what is not such a product.
         progress: as in `tune`.
 
-    Returns:
-        A `HardSearch`.
-
     Raises:
-        TypeError: a wrong argument, named.
-        ValueError: likewise, or more than `max_work`; the message says how many hours it takes.
-
-    Reference:
-        Section 3, "Hard token search".
+        TypeError, ValueError: a wrong argument, named, or more than `max_work`; the message says
+            how many hours that takes.
 
     Example:
-        >>> import jax
         >>> from promptbayes import coin, random_coins
         >>> predict = random_coins().predict
         >>> search_hard_prefix(predict, coin(0.1), 2, key=jax.random.key(0)).best
         array([0, 0], dtype=int32)
     """
-    for name, value, least in (
-        ("length", length, 0),
-        ("num_sequences", num_sequences, 2),
-        ("sequence_length", sequence_length, 1),
-    ):
-        if type(value) is not int:
-            raise TypeError(f"`{name}` must be an int, got {value!r}.")
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    check_int("length", length, 0)
+    check_int("num_sequences", num_sequences, 2)
+    check_int("sequence_length", sequence_length)
     check_key("key", key)
     check_task("task", task, predictor_num_tokens(predictor, sequence_length))
     num_prompts = task.num_tokens ** min(length, 63)  # already too many; more has too many digits
@@ -480,9 +405,7 @@ def search_hard_prefix(
     prompts = digits.reshape(length, num_prompts).T  # lexicographic
     tokens, _, mask = draw(task, key, num_sequences, sequence_length)
     losses = []
-    with tqdm(
-        total=num_prompts, desc="HardPT", unit="prompt", disable=_quiet(progress), leave=None
-    ) as bar:
+    with _bar(progress, total=num_prompts, desc="HardPT", unit="prompt") as bar:
         for start in range(0, num_prompts, _PROMPTS_A_CALL):
             # The last block is filled up: one shape, compiled once.
             rows = np.arange(start, start + min(_PROMPTS_A_CALL, num_prompts)) % num_prompts
@@ -501,9 +424,8 @@ def _prompt_losses(predictor, prompts, tokens, mask):
     def loss(prompt):
         def chunk_loss(chunk):
             content, mask = chunk
-            prompted = jnp.concatenate(
-                [jnp.broadcast_to(prompt, (size, len(prompt))), content], axis=1
-            )
+            repeated = jnp.broadcast_to(prompt, (size, len(prompt)))
+            prompted = jnp.concatenate([repeated, content], axis=1)
             losses = log_loss(predictor(prompted), prompted)[:, len(prompt) :]
             return _counted(losses, mask).sum(axis=1)
 
@@ -513,10 +435,11 @@ def _prompt_losses(predictor, prompts, tokens, mask):
     return spread(loss, prompts)
 
 
-def _quiet(progress: bool) -> bool:
-    """Without a bar: unasked, or where nobody watches (builds of the book set TQDM_DISABLE)."""
+def _bar(progress: bool, **settings) -> tqdm:
+    """A progress bar, unless nobody watches or it is unasked (TQDM_DISABLE: builds of the book)."""
     watched = "ipykernel" in sys.modules or sys.stderr.isatty()
-    return not progress or not watched or bool(os.environ.get("TQDM_DISABLE"))
+    quiet = not progress or not watched or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(disable=quiet, leave=None, **settings)  # stays if done, but not below another bar
 
 
 def _check_hook(hook, hook_steps, first: int, end: int) -> frozenset[int]:
