@@ -1,7 +1,7 @@
 """The best unembedding behind embeddings that were tuned: how do the two divide the work?
 
 On two coins, of both networks: one stored repetition of EmbedWT and three of Un+EmbedWT keep their
-embeddings, and the unembedding is fitted anew as in `unembedding_optimum`, on 4096 sequences;
+embeddings, and the unembedding is fitted anew as in `unembedding_optimum`, on 2048 sequences;
 scored on 2048 fresh ones. `python book/studies/embedding_unembedding.py` computes it again, in
 about two minutes.
 """
@@ -27,7 +27,7 @@ from unembedding_optimum import (
 import promptbayes as pb
 from promptbayes import results, study
 
-SETTING, NUM_TRAINING, NUM_FRESH = "two-coin-mixture", 4096, 2048
+SETTING, NUM_TRAINING, NUM_FRESH = "two-coin-mixture", 2048, 2048
 REPETITIONS = {"EmbedWT": 1, "Un+EmbedWT": 3}
 
 

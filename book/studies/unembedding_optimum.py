@@ -29,9 +29,8 @@ RIDGES = np.geomspace(1e-6, 1e2, 9)  # of the path, nats
 def _outputs(base, tokens):
     network = networks.bind(base.network, base.params)
     shared = network.share(base.prefix, tokens.shape[1], base.memory)
-    prepared = networks.look_up(shared.vocabulary, tokens[:, :-1])
-    rest = network.torso.read(prepared, shared.memory).outputs
-    first = jnp.broadcast_to(shared.output, (len(tokens), 1, rest.shape[-1]))
+    rest = network.read(tokens[:, :-1], shared).outputs
+    first = jnp.broadcast_to(shared.carried.output, (len(tokens), 1, rest.shape[-1]))
     return jnp.concatenate([first, rest], axis=1)
 
 
