@@ -523,6 +523,9 @@ def test_api_page_shows_everything_public(pages):
     listed = {str(link.get_text()): str(link["href"]) for link in rows if link is not None}
     assert sorted(listed) == sorted(promptbayes.__all__)
     assert all(link.removeprefix("#") in shown for link in listed.values())
+    for name, link in listed.items():  # of two things of one name, that which is exported
+        home = getattr(getattr(promptbayes, name), "__module__", "")
+        assert not home.startswith("promptbayes.") or link == f"#{home}.{name}"
 
 
 def test_links_inside_the_book_lead_somewhere(pages):

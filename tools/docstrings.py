@@ -17,6 +17,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from docutils.nodes import Element
@@ -178,6 +179,8 @@ def value_of(constant) -> list[str]:
     """The value as a literal block; a table has a row for each entry."""
     if callable(constant) or hasattr(constant, "__origin__"):  # a type: autodoc says which
         return []
+    if isinstance(constant, Path):  # of the machine on which the page was built
+        return []
     if isinstance(constant, Mapping):
         rows = [f"{key!r}: {shown(held)}" for key, held in constant.items()]
     else:
@@ -188,12 +191,15 @@ def value_of(constant) -> list[str]:
 
 
 def exports() -> list[str]:
-    """A table of what the package exports: name, what it is, where it is defined."""
+    """A table of what the package exports: each name leads to where it is defined."""
     package = importlib.import_module(PACKAGE)
     rows = ["", ".. list-table::", "   :header-rows: 1", "", "   * - name", "     - what", ""]
     for name in package.__all__:
         value = getattr(package, name)
-        home = next((m for m, module in modules().items() if name in definitions(module)), "")
+        holding = [home for home, module in modules().items() if name in constants(module)]
+        home = str(getattr(value, "__module__", PACKAGE)).removeprefix(PACKAGE).strip(".")
+        if home not in modules() or name not in definitions(modules()[home]):
+            home = holding[0] if holding else ""
         target = f"{PACKAGE}.{home}.{name}" if home else f"{PACKAGE}.{name}"
         if home and name in constants(modules()[home]):
             said = "a table, by name" if isinstance(value, Mapping) else f"``{shown(value)}``"
