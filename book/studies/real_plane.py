@@ -7,9 +7,8 @@ adds the row to its pseudo-counts. About two minutes on one core.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
-
 import promptbayes as pb
+import xarray as xr
 from promptbayes import study
 
 NETWORKS = ("lstm", "transformer")

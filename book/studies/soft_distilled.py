@@ -12,9 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
-
 import promptbayes as pb
+import xarray as xr
 from promptbayes import study
 
 NETWORKS = ("lstm", "transformer")
@@ -124,7 +123,11 @@ def compute() -> xr.Dataset:
         {
             "soft": (each, soft, {"units": "nats", "long_name": "KL, tuned soft prefix"}),
             "soft_error": (each, soft_error),
-            "hard": (each, hard, {"units": "nats", "long_name": "KL, best of the prompts of L tokens, zeros first"}),
+            "hard": (
+                each,
+                hard,
+                {"units": "nats", "long_name": "KL, best of the prompts of L tokens, zeros first"},
+            ),
             "hard_error": (each, hard_error),
             "untuned": (both, untuned, {"units": "nats", "long_name": "KL, no prefix"}),
             "untuned_error": (both, untuned_error),
