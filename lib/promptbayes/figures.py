@@ -9,6 +9,7 @@ last expression of its cell. Style settings hold inside a function only.
 
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
@@ -1185,6 +1186,69 @@ def parameters_and_regret(
     places = zip(sizes.tolist(), median.tolist(), strict=True)
     _label_points(axes, dict(zip(names, places, strict=True)))
     return figure
+
+
+# place -> its column and row in `what_moves`, and the column that it feeds
+_PARTS = ("embedding", "torso", "unembedding")
+_PLACES = {
+    "tokens": (0, 1, 1),
+    "vectors": (1, 1, 2),
+    "memory": (2, 1, 2),
+    "embedding": (1, 0, 2),
+    "torso": (2, 0, 3),
+    "unembedding": (3, 0, 4),
+}
+
+
+@_themed
+def what_moves(name: str, tuned: Mapping[str, str], *, title: str | None = None) -> Figure:
+    """What a method tunes: the parts of the predictor in a row, the tuned ones filled.
+
+    Args:
+        name: of the method, for the colour.
+        tuned: place -> what is tuned there, a few words. Places are `embedding`, `torso`,
+            `unembedding`; and in front of the content `tokens`, which go through the embedding,
+            `vectors`, which do not, and `memory`, which the torso holds when the content begins.
+        title: heading.
+
+    Raises:
+        ValueError: an unknown place.
+
+    Example:
+        >>> figure = what_moves("SoftPT", {"vectors": "6 vectors of 128"})
+        >>> sum(text.get_text() == "embedding" for text in figure.axes[0].texts)
+        1
+    """
+    if unknown := [place for place in _mapping("tuned", tuned) if place not in _PLACES]:
+        raise ValueError(f"`tuned` must have places of {', '.join(_PLACES)}, got {unknown}.")
+    above = set(tuned) - set(_PARTS)
+    figure, axes = plt.subplots(figsize=(7.0, 2.4 if above else 1.5))
+    colour = _curve_style(name, 0).colour
+
+    def box(column: int, row: int, text: str, is_tuned: bool) -> Any:
+        edge: dict = {"ec": colour, "lw": 3.0} if is_tuned else {"ec": GREY}
+        frame = {"boxstyle": "round,pad=0.55", "fc": "white", **edge}
+        return axes.text(column, row, text, ha="center", va="center", bbox=frame)
+
+    def arrow(start: Any, end: Any) -> None:
+        ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
+        style = {"arrowstyle": "->", "color": _RULE, "shrinkA": 2, "shrinkB": 2, **ends}
+        axes.annotate("", end.get_position(), start.get_position(), arrowprops=style)
+
+    words = ("content\n$x_{<t}$", *_PARTS, "$\\pi(x_t)$")
+    row = [box(column, 0, text, text in tuned) for column, text in enumerate(words)]
+    for start, end in itertools.pairwise(row):
+        arrow(start, end)
+    for place, text in tuned.items():
+        column, height, feeds = _PLACES[place]
+        if place in above:
+            arrow(box(column, height, text, True), row[feeds])
+        else:
+            _note(axes, text, (column, 0), (0, -18), ha="center", va="top")
+    axes.set_xlim(-0.45, 4.45)
+    axes.set_ylim(-0.75 if set(tuned) & set(_PARTS) else -0.4, 1.4 if above else 0.4)
+    axes.set_axis_off()
+    return _finish(figure, None, title)
 
 
 @_themed
