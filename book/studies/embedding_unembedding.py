@@ -11,7 +11,9 @@ import sys
 import jax
 import jax.flatten_util
 import numpy as np
+import promptbayes as pb
 import xarray as xr
+from promptbayes import results, study
 from unembedding_optimum import (
     LENGTH,
     TARGETS,
@@ -23,9 +25,6 @@ from unembedding_optimum import (
     share_explained,
     weights,
 )
-
-import promptbayes as pb
-from promptbayes import results, study
 
 SETTING, NUM_TRAINING, NUM_FRESH = "two-coin-mixture", 2048, 2048
 REPETITIONS = {"EmbedWT": 1, "Un+EmbedWT": 3}

@@ -13,9 +13,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
-
 import promptbayes as pb
+import xarray as xr
 from promptbayes import exact, study
 from promptbayes.regret import log_loss
 

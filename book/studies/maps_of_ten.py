@@ -9,10 +9,9 @@ import sys
 
 import jax
 import numpy as np
+import promptbayes as pb
 import xarray as xr
 from jax.flatten_util import ravel_pytree
-
-import promptbayes as pb
 from promptbayes import results, study
 from promptbayes.experiments import NETWORKS, TASKS, repetition_key
 from promptbayes.methods import HardPrefix

@@ -1,4 +1,4 @@
-"""Where tuning goes on from a stored soft prompt: in the space of prefixes, and in that of memories.
+"""Where tuning goes on from a stored soft prompt: among prefixes, and among memories.
 
 Live scale, two coins; drawn by `methods/memory`. On the pretrained networks SoftPT itself is tuned
 on, for the page does the same with the memory; on untrained ones the memory, from both its starts.
@@ -9,9 +9,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
-
 import promptbayes as pb
+import xarray as xr
 from promptbayes import experiments, results, study
 
 TARGET = pb.coin_mixture([0.2, 0.8])

@@ -12,12 +12,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import promptbayes as pb
 import xarray as xr
+from promptbayes import networks, results, study
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
-
-import promptbayes as pb
-from promptbayes import networks, results, study
 
 TARGETS = {"single-coin": pb.coin(0.2), "two-coin-mixture": pb.coin_mixture([0.2, 0.8])}
 NUM_TRAINING = {"single-coin": 2048, "two-coin-mixture": 16384}
@@ -195,7 +194,8 @@ def compute():
             print(setting, network, file=sys.stderr, flush=True)
             rows.append(one(setting, network).expand_dims(setting=[setting], network=[network]))
     found = xr.merge(rows, join="outer", compat="no_conflicts")
-    about = f"{[*NUM_TRAINING.values()]} sequences to fit, {NUM_FRESH} fresh ones, {NUM_PATH} for the path"
+    fitted = [*NUM_TRAINING.values()]
+    about = f"{fitted} sequences to fit, {NUM_FRESH} fresh ones, {NUM_PATH} for the path"
     return found.assign_attrs(sequences=about)
 
 

@@ -21,7 +21,7 @@ from .methods import METHODS, HardPrefix
 from .predictor import Predictor, load_pretrained
 from .regret import Estimate, cumulative_regret, evaluate
 from .states import Components, fit_components
-from .tasks import Sequences, Task, coin_mixture, random_coins
+from .tasks import Sequences, coin_mixture, random_coins
 from .tuning import LIVE, LIVE_REPETITIONS, HardSearch, Training, Tuned, search_hard_prefix, tune
 
 LABELS: dict[str, str] = dict(zip(NETWORKS, figures.NETWORKS, strict=True))
@@ -92,7 +92,7 @@ def run(
     name: str,
     *,
     method: Any = None,
-    target: Task = _STUDIED,
+    target: Any = _STUDIED,
     bases: Mapping[str, Predictor] | None = None,
     training: Training = LIVE,
     repetitions: int = LIVE_REPETITIONS,
@@ -310,7 +310,9 @@ def prediction_map(predictor, length: int, *, per_count: int = 32) -> tuple[np.n
     rng = np.random.default_rng(0)
     rows = np.arange(length) < np.repeat(np.arange(length + 1), per_count)[:, None]
     tokens = rng.permuted(rows.astype(np.int32), axis=1)
-    tokens = np.pad(tokens, ((0, 0), (0, 1)))  # the last prediction comes before a token, too
+    tokens = np.concatenate(
+        [tokens, tokens[:, :1]], axis=1
+    )  # the last prediction comes before a token, too
     ones = np.exp(np.asarray(predictor(jnp.asarray(tokens)))[..., 1])
     seen = np.cumsum(tokens, axis=1) - tokens
     mean = np.full((length + 1, length + 1), np.nan)
