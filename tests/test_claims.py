@@ -237,8 +237,9 @@ def stored_large(setting, network, method):
 
 @pytest.mark.parametrize("setting", ["large-single-coin", "large-two-coin-mixture"])
 def test_7_the_cells_that_the_claim_rests_on_are_stored(setting):
-    """SoftPT and NoTuning on the large Transformer; other cells may be missing."""
-    assert {"SoftPT", "NoTuning"} <= rows_of(setting, "transformer", N_TUNE).keys()
+    """SoftPT and NoTuning on two large Transformers; other cells may be missing."""
+    rows = rows_of(setting, "transformer", N_TUNE)
+    assert all(len(rows[method].networks) >= 2 for method in ("SoftPT", "NoTuning"))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -248,13 +249,13 @@ def test_7_a_soft_prefix_steers_large_networks_to_one_coin(network):
 
 
 def test_7_to_the_optimum_but_not_on_every_network():
-    """Finding: one of each kind is steered to the optimum, as the paper's are; one LSTM is not.
+    """Finding: both Transformers and one LSTM are steered to the optimum; the other LSTM is not.
 
     The paper has 0.01 and 0.03 nats.
     """
     lstm, transformer = (gaps("large-single-coin", network, "SoftPT") for network in NETWORKS)
     assert min(lstm) < NEAR < max(lstm)
-    assert min(transformer) < NEAR
+    assert max(transformer) < NEAR
 
 
 @pytest.mark.parametrize("method", [*PREFIXES[:-1], "RandomPF"])
