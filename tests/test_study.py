@@ -83,6 +83,15 @@ def test_bars_name_what_is_live_and_what_is_stored():
     assert labels == ["untuned", "UnembedWT, live", "UnembedWT, stored", "TargetBayes"]
 
 
+def test_bars_have_the_quartiles_of_what_is_stored():
+    rows = {row.predictor: row for row in results.summary("two-coin-mixture", "transformer")}
+    drawn = np.quantile(study._with_quartiles(rows["SoftPT"]), [0.25, 0.5, 0.75])
+    assert rows["SoftPT"].low < rows["SoftPT"].high
+    np.testing.assert_array_equal(
+        drawn, [rows["SoftPT"].low, rows["SoftPT"].median, rows["SoftPT"].high]
+    )
+
+
 def test_paths_begin_where_the_prefix_ends():
     base = small_predictor("LSTM")
     three = coin(0.2).sample(jax.random.key(3), 3, 5)

@@ -240,12 +240,17 @@ def bars(live: Run, *, beside: tuple[str, ...] = (), title: str | None = None) -
         panels[label] = {"untuned": live.untuned[network].mean}
         panels[label][f"{live.name}, live"] = live.regret[network].mean
         panels[label] |= {
-            f"{name}, stored": np.array([rows[name].low, rows[name].median, rows[name].high])
+            f"{name}, stored": _with_quartiles(rows[name])
             for name in (live.name, *beside)
             if name in rows
         }
         panels[label]["TargetBayes"] = live.optimum
     return figures.headline_bars(panels, title=title)
+
+
+def _with_quartiles(row: results.Summary) -> np.ndarray:
+    """Five numbers with the row's median and quartiles, which a bar draws."""
+    return np.array([row.low, row.low, row.median, row.high, row.high])
 
 
 class Paths(NamedTuple):
