@@ -94,6 +94,9 @@ CASES = {
     "parameters_and_regret": lambda: figures.parameters_and_regret(
         ["HardPT", "SimplexPT", "SoftPT"], [6, 12, 768], RNG.uniform(size=(3, 4)), title="Cost"
     ),
+    "what_moves": lambda: figures.what_moves(
+        "Un+EmbedWT", {"vectors": "6 vectors", "embedding": "384", "unembedding": "258"}, title="T"
+    ),
     "attention_maps": lambda: figures.attention_maps(
         {"before": ATTENTION, "after": ATTENTION}, title="Attention"
     ),

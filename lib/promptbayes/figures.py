@@ -1208,11 +1208,9 @@ def what_moves(name: str, tuned: Mapping[str, str], *, title: str | None = None)
         name: of the method, for the colour.
         tuned: place -> what is tuned there, a few words. Places are `embedding`, `torso`,
             `unembedding`; and in front of the content `tokens`, which go through the embedding,
-            `vectors`, which do not, and `memory`, which the torso holds when the content begins.
+            `vectors`, which do not, and `memory`, which the torso holds when the content begins;
+            any other one is an error.
         title: heading.
-
-    Raises:
-        ValueError: an unknown place.
 
     Example:
         >>> figure = what_moves("SoftPT", {"vectors": "6 vectors of 128"})
