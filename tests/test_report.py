@@ -397,3 +397,18 @@ def test_damaged_results_and_a_file_in_the_way_are_named(two_figures, folder, tm
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_numbers_are_those_of_the_cells(tmp_path):
+    for method, repetitions in REPETITIONS.items():
+        path = results.cell_path(SETTING, NETWORK, method, folder=tmp_path)
+        results.write(path, cell(SETTING, method, repetitions))
+    found = report.numbers(SETTING, NETWORK, "cumulative_regret", folder=tmp_path)
+    assert set(found.predictor.values) == set(REPETITIONS)
+    for method, repetitions in REPETITIONS.items():
+        stored = results.load_cell(SETTING, NETWORK, method, folder=tmp_path).cumulative_regret
+        rows = found.sel(predictor=method).dropna("repetition")
+        assert rows.sizes["repetition"] == repetitions
+        np.testing.assert_array_equal(rows.sel(evaluation=stored.evaluation), stored)
+    with pytest.raises(ValueError, match=r"`variable` must be one of .*regret, .*got 'regrets'"):
+        report.numbers(SETTING, NETWORK, "regrets", folder=tmp_path)

@@ -7,6 +7,7 @@ Here the two meet, and the exact predictors join them. No network runs: its stat
 import itertools
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 from scipy import special
 
@@ -68,6 +69,46 @@ def figures_of(
     drawn["states"] = run.states()
     drawn["trajectories"] = run.trajectories()
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def numbers(
+    setting: str | Setting,
+    network: str,
+    variable: str,
+    *,
+    network_seed: int | None = None,
+    folder=None,
+) -> xr.DataArray:
+    """What a figure draws, of all that have it; `.to_series().to_csv(path)` writes it.
+
+    Args:
+        setting: a key of `experiments.SETTINGS`, or a `Setting`.
+        network: one of the setting's.
+        variable: of a cell, see `experiments.run_cell`: `regret`, `cumulative_regret` (the bars),
+            `loss`, `prompt_loss` (all hard prompts), `trajectory`, `prefix_trajectory`,
+            `background`, `pretraining_loss`.
+        network_seed: which pretrained network; the default one if left out.
+        folder: where the results are; the package's own if left out.
+
+    Returns:
+        [predictor, ...] with the cells' own axes, labels; NaN where one
+        has fewer repetitions.
+
+    Raises:
+        ValueError: no cell has this variable. Else as `results.load_cells`.
+
+    Example:
+        >>> bars = numbers("single-coin", "lstm", "cumulative_regret")
+        >>> bars.sel(predictor="SoftPT", evaluation="single-coin", mark=50).to_series().index.name
+        'repetition'
+    """
+    cells = results.load_cells(setting, network, network_seed=network_seed, folder=folder)
+    found = {name: cell[variable] for name, cell in cells.items() if variable in cell}
+    if not found:
+        known = ", ".join(sorted({str(name) for cell in cells.values() for name in cell}))
+        raise ValueError(f"`variable` must be one of {known}, got {variable!r}.")
+    every = [values.expand_dims(predictor=[name]) for name, values in found.items()]
+    return xr.concat(every, dim="predictor", join="outer", coords="minimal", combine_attrs="drop")
 
 
 def _bayes_loss(task, length: int) -> float | None:
