@@ -180,25 +180,25 @@ def stored_table(name: str, folder=None) -> str:
 
     Example:
         >>> print(stored_table("SoftPT").splitlines()[0])
-        regret, nats               untuned      SoftPT     quartiles  runs  TargetBayes
+        regret, nats            untuned      SoftPT    quartiles  runs  optimum
     """
-    lines = [f"{'regret, nats':24}{'untuned':>10}{name:>12}{'quartiles':>14}  runs  TargetBayes"]
+    lines = [f"{'regret, nats':22}{'untuned':>9}{name:>12}{'quartiles':>13}  runs  optimum"]
     for target, setting in SETTINGS.items():
         for network, label in LABELS.items():
             rows = {row.predictor: row for row in _summary(setting, network, folder)}
             if name not in rows:
                 continue
             row, optimum = rows[name], rows["TargetBayes"].median
-            untuned = f"{rows['NoTuning'].median:10.3f}" if "NoTuning" in rows else " " * 10
+            untuned = f"{rows['NoTuning'].median:9.3f}" if "NoTuning" in rows else " " * 9
             quartiles = f"{row.low:.3f}-{row.high:.3f}" if row.repetitions > 1 else ""
             lines.append(
-                f"{target + ', ' + label:24}{untuned}{row.median:12.3f}{quartiles:>14}"
-                f"{row.repetitions:6}{optimum:13.3f}"
+                f"{target + ', ' + label:22}{untuned}{row.median:12.3f}{quartiles:>13}"
+                f"{row.repetitions:6}{optimum:9.3f}"
             )
             if len(row.networks) > 1:
                 among = f"{len(row.networks)} pretrained networks"
                 span = f"{min(row.networks):.3f}-{max(row.networks):.3f}"
-                lines.append(f"  {among:34}{span:>24}")
+                lines.append(f"  {among:34}{span:>20}")
     if len(lines) == 1:
         raise ValueError(f"`name`: nothing is stored of {name!r} on {', '.join(SETTINGS)}.")
     return "\n".join(lines)
