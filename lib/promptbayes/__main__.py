@@ -25,10 +25,7 @@ from .tuning import PRETRAINING, TUNING, pretrain, tune
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m promptbayes", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_pretrain, _add_reproduce, _add_table, _add_figures):
-        add(commands)
+    parser = _parser()
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -40,19 +37,83 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _add_pretrain(commands) -> None:
-    command = commands.add_parser(
-        "pretrain",
-        help="pretrain the networks at the paper's scale",
-        epilog="example: python -m promptbayes pretrain lstm --seed 1",
-    )
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m promptbayes", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(run, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        epilog = f"example: {parser.prog} {name} {example}"
+        command = commands.add_parser(name, help=summary, epilog=epilog)
+        command.set_defaults(run=run)
+        return command
+
+    pretraining = "pretrain the networks at the paper's scale"
+    command = add(_pretrain, "pretrain", pretraining, "lstm --seed 1")
     command.add_argument(
         "networks",
         nargs="*",
         help=f"of {', '.join(experiments.ARCHITECTURES)}; lstm and transformer if left out",
     )
     command.add_argument("--seed", type=int, help="of the network; the shipped one's if left out")
-    command.set_defaults(run=_pretrain)
+
+    command = add(
+        _reproduce,
+        "reproduce",
+        "run the paper's experiments, or one's own; what is finished is skipped",
+        "single-coin --network lstm --methods SoftPT FullWT --repetitions 3; "
+        f"or {parser.prog} reproduce my_settings.py --steps 20 --batch 16",
+    )
+    _add_settings(command, "run")
+    command.add_argument("--methods", nargs="+", help="all of the setting if left out")
+    command.add_argument("--repetitions", type=int, help="how many; the setting's if left out")
+    command.add_argument(
+        "--steps",
+        type=int,
+        help="for a quick look: other than the setting's; the results are kept apart, in "
+        "my_settings-quick, or promptbayes-quick for the paper's",
+    )
+    command.add_argument("--batch", type=int, help="the same: sequences in a step")
+    command.add_argument("--network-seed", type=int, help="which pretrained network")
+    command.add_argument("--shard", default="1/1", help="i/n: only every n-th cell, from the i-th")
+    command.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="of a dask.distributed scheduler; its workers run the cells, not this process",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what is missing and how long it would take here"
+    )
+
+    command = add(
+        _table, "table", "print the paper's numbers beside the stored ones", "single-coin"
+    )
+    _add_settings(command, "print")
+
+    drawing = "draw every figure of a setting from the stored results"
+    command = add(_figures, "figures", drawing, "single-coin --network lstm --format png")
+    _add_settings(command, "draw")
+    command.add_argument(
+        "--out", default="figures", help="folder to draw into; figures/ if left out"
+    )
+    command.add_argument("--format", choices=("svg", "png"), default="svg", help="svg if left out")
+    return parser
+
+
+def _add_settings(command, verb: str) -> None:
+    """What `_choose` reads."""
+    command.add_argument(
+        "settings",
+        nargs="*",
+        help=f"which to {verb}: of {', '.join(experiments.SETTINGS)}; or a Python file that "
+        "defines SETTINGS, and names of these; all if left out",
+    )
+    command.add_argument("--network", help="one of the settings' networks; all if left out")
+    command.add_argument(
+        "--folder",
+        help="where results are; if left out the package's, for my_settings.py my_settings-results "
+        "beside it",
+    )
+    command.set_defaults(steps=None, batch=None)
 
 
 def _pretrain(options) -> None:
@@ -116,72 +177,21 @@ def _networks(settings: Iterable[Setting], only: str | None = None) -> list[str]
     return [name for name in names if only in (None, name)]
 
 
-def _add_settings(command, verb: str) -> None:
-    """What `_choose` reads."""
-    command.add_argument(
-        "settings",
-        nargs="*",
-        help=f"which to {verb}: of {', '.join(experiments.SETTINGS)}; or a Python file that "
-        "defines SETTINGS, and names of these; all if left out",
-    )
-    command.add_argument("--network", help="one of the settings' networks; all if left out")
-    command.add_argument(
-        "--folder",
-        help="where results are; if left out the package's, for my_settings.py my_settings-results "
-        "beside it",
-    )
-    command.set_defaults(steps=None, batch=None)
-
-
-def _add_reproduce(commands) -> None:
-    command = commands.add_parser(
-        "reproduce",
-        help="run the paper's experiments, or one's own; what is finished is skipped",
-        epilog="example: python -m promptbayes reproduce single-coin --network lstm "
-        "--methods SoftPT FullWT --repetitions 3; or python -m promptbayes reproduce "
-        "my_settings.py --steps 20 --batch 16",
-    )
-    _add_settings(command, "run")
-    command.add_argument("--methods", nargs="+", help="all of the setting if left out")
-    command.add_argument("--repetitions", type=int, help="how many; the setting's if left out")
-    command.add_argument(
-        "--steps",
-        type=int,
-        help="for a quick look: other than the setting's; the results are kept apart, in "
-        "my_settings-quick, or promptbayes-quick for the paper's",
-    )
-    command.add_argument("--batch", type=int, help="the same: sequences in a step")
-    command.add_argument("--network-seed", type=int, help="which pretrained network")
-    command.add_argument("--shard", default="1/1", help="i/n: only every n-th cell, from the i-th")
-    command.add_argument(
-        "--dask",
-        metavar="ADDRESS",
-        help="of a dask.distributed scheduler; its workers run the cells, not this process",
-    )
-    command.add_argument(
-        "--dry-run", action="store_true", help="say what is missing and how long it would take here"
-    )
-    command.set_defaults(run=_reproduce)
-
-
 def _reproduce(options) -> None:
     """Run every missing repetition of every chosen cell, a block at a time."""
     chosen, folder = _choose(options)
     refused: list[str] = []  # what cannot be run or stored, and why
     blocks = list(_blocks(options, chosen, folder, refused))
-    shipped = dict.fromkeys(  # each once
-        str(value)
-        for (name, network, _), _ in blocks
-        if isinstance(value := chosen[name].networks[network], str) and chosen[name].pretraining
-    )
-    paths = {name: predictor.pretrained_path(name, options.network_seed) for name in shipped}
+    shipped = dict.fromkeys(chosen[cell[0]].shipped(cell[1]) for cell, _ in blocks)  # each once
+    seed = options.network_seed
+    paths = {name: predictor.pretrained_path(name, seed) for name in shipped if name}
     missing = [name for name, path in paths.items() if not path.is_file()]
     if options.dry_run:
         _forecast(blocks, missing, chosen)
     else:
         for name in missing:
             print(f"{paths[name].name} is not there: pretraining it first.", flush=True)
-            _pretrain_network(name, options.network_seed)
+            _pretrain_network(name, seed)
         _run(blocks, options, chosen, folder, refused)
     if refused:
         raise SystemExit("\n".join(["Not run or not stored:", *dict.fromkeys(refused)]))
@@ -208,12 +218,12 @@ def _run(blocks, options, chosen: dict[str, Setting], folder: Path, refused: lis
             for cell, block in (block for block in blocks if stage(block[0]) == now):
                 try:
                     ready.append(_ready(cell, block, options, chosen, folder))
-                except ValueError as reason:
+                except (TypeError, ValueError) as reason:
                     refuse(cell, reason)
             if options.dask and ready:
                 finished = cluster.run_blocks(options.dask, ready)
             else:
-                finished = _run_here(ready, chosen, folder, bar)
+                finished = _run_here(ready, bar)
             try:
                 for cell, block, done in finished:
                     try:
@@ -232,28 +242,25 @@ def _path(cell: cluster.Cell, options, folder: Path) -> Path:
 
 
 def _ready(cell, repetitions, options, chosen: dict[str, Setting], folder: Path) -> cluster.Block:
-    """A block with all that `run_cell` needs, of what is stored so far."""
-    name, network, method = cell
-    setting, more = chosen[name], {"network_seed": options.network_seed}
+    """A block with all that `run_cell` needs, if its network is the one that results are of."""
+    (name, network, method), seed = cell, options.network_seed
+    setting, more = chosen[name], {"network_seed": seed}
+    if not options.dask:  # workers have networks of their own; `append` looks at these
+        said = experiments.cell_attributes(setting, network, method, seed)
+        untuned = experiments.untuned_regret(setting, network, seed)
+        results.check_network(_path(cell, options, folder), said, untuned)
     if setting is not experiments.SETTINGS.get(name):
         more["setting"] = setting
     if setting.starts_from_prefixes(method):
-        stored = results.soft_prefixes(name, network, repetitions, options.network_seed, folder)
-        more["prefixes"] = stored
+        more["prefixes"] = results.soft_prefixes(name, network, repetitions, seed, folder)
     return cluster.Block(cell, repetitions, more)
 
 
-def _run_here(blocks: list[cluster.Block], chosen: dict[str, Setting], folder: Path, bar):
+def _run_here(blocks: list[cluster.Block], bar):
     """Blocks one after the other; for one that cannot be, the error instead of a dataset."""
     for block in blocks:
-        (name, network, method), seed = block.cell, block.options["network_seed"]
         bar.set_postfix_str("/".join(block.cell))
         try:
-            results.check_network(
-                results.cell_path(name, network, method, seed, folder),
-                experiments.cell_attributes(chosen[name], network, method, seed),
-                experiments.untuned_regret(chosen[name], network, seed),
-            )
             done = experiments.run_cell(**block.arguments())
         except (TypeError, ValueError) as reason:
             done = reason
@@ -346,16 +353,6 @@ def _cells(options, chosen: dict[str, Setting], folder: Path, refused: list[str]
         yield cell, [r for r in range(wanted) if r not in have]
 
 
-def _add_table(commands) -> None:
-    command = commands.add_parser(
-        "table",
-        help="print the paper's numbers beside the stored ones",
-        epilog="example: python -m promptbayes table single-coin",
-    )
-    _add_settings(command, "print")
-    command.set_defaults(run=_table)
-
-
 def _table(options) -> None:
     """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
     columns = "{:<28} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
@@ -415,20 +412,6 @@ def _texts(row: results.Summary) -> list[str]:
         networks if len(row.networks) > 1 else "",
         "" if row.paper is None else f"{row.paper:.2f}",
     ]
-
-
-def _add_figures(commands) -> None:
-    command = commands.add_parser(
-        "figures",
-        help="draw every figure of a setting from the stored results",
-        epilog="example: python -m promptbayes figures single-coin --network lstm --format png",
-    )
-    _add_settings(command, "draw")
-    command.add_argument(
-        "--out", default="figures", help="folder to draw into; figures/ if left out"
-    )
-    command.add_argument("--format", choices=("svg", "png"), default="svg", help="svg if left out")
-    command.set_defaults(run=_figures)
 
 
 def _figures(options) -> None:

@@ -267,7 +267,10 @@ def best_pseudo_counts(
         # The first token says it all: regret H(first token), which is 0 for a single coin.
         limit = np.where(mean == 1, np.inf, 0.0)
         return PseudoCounts(limit, mean, float(np.sum(special.entr(mean))))
-    start = _moment_match(source_task, mean)
+    # The counts with this mean and the total variance of tau; infinite for a single coin.
+    variance = np.sum(source_task.weights @ (source_task.probs - mean) ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        start = np.where(mean > 0, mean * ((1 - np.sum(mean**2)) / variance - 1), 0.0)
     # In the logarithm of the mass A the curvature is about (N / A)^2. It is a sum of about N terms,
     # each off by about N 2^-53 because it comes from a sum of N logarithms. At A = 2^20 that leaves
     # three digits; beyond, A is unknown, and finite counts could save at most (N / 2A)^2 nats.
@@ -378,13 +381,6 @@ def _counter_regret(source_task, alpha, length):
     ones = np.eye(len(alpha), dtype=int)  # E[H(tau)]: of one token, for someone who knows tau
     entropy = float(-np.exp(source_task.log_marginal(ones)) @ source_task.log_oracle(ones))
     return float(-length * entropy - log_predictor)
-
-
-def _moment_match(task, mean):
-    """Pseudo-counts with the mean and the total variance of tau; infinite if it does not vary."""
-    variance = np.sum(task.weights @ (task.probs - mean) ** 2)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a single coin
-        return np.where(mean > 0, mean * ((1 - np.sum(mean**2)) / variance - 1), 0.0)
 
 
 def _minimise(tails, start):

@@ -33,11 +33,18 @@ from . import exact
 from . import predictor as weights
 from .methods import METHODS, HardPrefix, Memory, Prefix
 from .networks import LSTM, Architecture, Transformer
-from .predictor import PRETRAINED, Predictor, initialise, load_pretrained
+from .predictor import (
+    PRETRAINED,
+    Predictor,
+    initialise,
+    load_pretrained,
+    named_leaves,
+    without_numbers,
+)
 from .regret import cumulative_regret, evaluate, instantaneous_regret
 from .states import Components, fit_components
 from .tasks import Sequences, coin, coin_mixture, random_coins
-from .tuning import TUNING, Training, Tuned, search_hard_prefix, tune
+from .tuning import TUNING, HardSearch, Training, Tuned, search_hard_prefix, tune
 
 TASKS = {
     "random-coins": random_coins(),
@@ -194,6 +201,11 @@ class Setting:
             return ARCHITECTURES[value]
         return value.network if isinstance(value, Predictor) else value
 
+    def shipped(self, network: str) -> str | None:
+        """The name of the pretrained network of the package that this is, or None."""
+        value = self.networks[network]
+        return value if isinstance(value, str) and self.pretraining else None
+
     def methods_for(self, network: str) -> list[str]:
         """The methods that this network can be tuned with.
 
@@ -208,7 +220,7 @@ class Setting:
     def refusal(self, network: str, method: str) -> str:
         """Why a network cannot be tuned with a method; empty if it can."""
         how = self.methods[method]
-        reasons = {name: _refusal(how, self.architecture(name)) for name in self.networks}
+        reasons = {name: refusal(how, self.architecture(name)) for name in self.networks}
         if all(reasons.values()):
             raise ValueError(f"`methods`: {method} can tune no network. {reasons[network]}")
         return reasons[network]
@@ -226,21 +238,15 @@ class Setting:
 
 
 @functools.cache
-def _refusal(how, architecture: Architecture) -> str:
-    """What the method's `check` says of a network, of its shapes alone."""
+def refusal(how, architecture: Architecture) -> str:
+    """Why a method cannot tune a network: what its `check` says of shapes; empty if it can."""
     if isinstance(how, HardPrefix | NoTuning | RandomPrefix):
         return ""
     try:
-        jax.eval_shape(how.check, _shapes(architecture))
+        jax.eval_shape(how.check, without_numbers(architecture))
     except (TypeError, ValueError) as error:
         return str(error)
     return ""
-
-
-@functools.cache
-def _shapes(architecture: Architecture) -> Predictor:
-    """A predictor without numbers."""
-    return jax.eval_shape(lambda: initialise(architecture, jax.random.key(0)))
 
 
 def describe(task) -> dict[str, Any]:
@@ -251,16 +257,15 @@ def describe(task) -> dict[str, Any]:
         {'kind': 'CategoricalMixture', 'weights': [1.0], 'probs': [[0.8, 0.2]]}
     """
     known = jax.tree.structure(task).node_data()
-    leaves = [(path, np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(task)]
-    if known is None or any(leaf.dtype.kind not in "biuf" for _, leaf in leaves):
+    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(task).items()}
+    if known is None or any(leaf.dtype.kind not in "biuf" for leaf in leaves.values()):
         raise TypeError(
             f"`tasks` must be pytrees of numbers, such as a NamedTuple of arrays, got {task!r}."
         )
     kind, static = known
     described = {"kind": kind.__name__} | ({"static": repr(static)} if static else {})
-    for path, leaf in leaves:
+    for name, leaf in leaves.items():
         digits = [float(f"{number:.9g}") for number in leaf.ravel()]
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
         described[name] = np.reshape(digits, leaf.shape).tolist()
     return described
 
@@ -345,33 +350,21 @@ def load_settings(path) -> dict[str, Setting]:
     return _named(found)
 
 
+@functools.cache
 def base_predictor(
     setting: str | Setting, network: str, network_seed: int | None = None
 ) -> Predictor:
     """What the methods start from. Untrained means one fixed initialisation for all repetitions."""
-    return _base(setting_of(setting), network, network_seed)
-
-
-@functools.cache
-def _base(chosen: Setting, network: str, network_seed: int | None) -> Predictor:
+    chosen = setting_of(setting)
     chosen.methods_for(network)  # that there is such a network
     value = chosen.networks[network]
     if isinstance(value, Predictor):
         if network_seed is not None:
             raise ValueError(f"`network_seed`: {chosen.name} has but one {network}, as it is.")
         return value
-    if isinstance(value, str) and chosen.pretraining is not None:
-        return load_pretrained(value, network_seed)
-    seed = _seed_of(chosen, network, network_seed)
-    return initialise(chosen.architecture(network), jax.random.key(seed))
-
-
-def _seed_of(chosen: Setting, network: str, network_seed: int | None) -> int:
-    """Left out, it is that of the network that ships, or of the one initialisation."""
-    value = chosen.networks[network]
-    if network_seed is not None:
-        return network_seed
-    return PRETRAINED[value] if isinstance(value, str) and chosen.pretraining else 0
+    if shipped := chosen.shipped(network):
+        return load_pretrained(shipped, network_seed)
+    return initialise(chosen.architecture(network), jax.random.key(network_seed or 0))
 
 
 def repetition_key(repetition) -> jax.Array:
@@ -385,7 +378,7 @@ def repetition_key(repetition) -> jax.Array:
 
 
 def _num_weights(architecture: Architecture) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(_shapes(architecture).params))
+    return sum(leaf.size for leaf in jax.tree.leaves(without_numbers(architecture).params))
 
 
 def work(setting: str | Setting, network: str, method: str) -> float:
@@ -447,12 +440,6 @@ def background_sequences(setting: str | Setting) -> Sequences:
     return task.sample(jax.random.key(100), 100, 50)
 
 
-@functools.cache
-def _components(chosen: Setting, network: str, network_seed: int | None) -> Components:
-    base = _base(chosen, network, network_seed)
-    return fit_components(base.states(background_sequences(chosen).tokens).content)
-
-
 def cell_attributes(
     setting: str | Setting, network: str, method: str, network_seed: int | None = None
 ) -> dict[str, Any]:
@@ -464,6 +451,8 @@ def cell_attributes(
         ('single-coin', [[0.8, 0.2]], "Prefix(kind='soft', length=6)")
     """
     chosen = setting_of(setting)
+    if network_seed is None:
+        network_seed = PRETRAINED.get(chosen.shipped(network) or "", 0)
     said = {
         "target": chosen.target,
         "pretraining": chosen.pretraining,
@@ -481,7 +470,7 @@ def cell_attributes(
         "setting": chosen.name,
         "network": network,
         "method": method,
-        "network_seed": _seed_of(chosen, network, network_seed),
+        "network_seed": network_seed,
         "experiment": json.dumps(said),
     }
 
@@ -541,24 +530,28 @@ def run_cell(
     """
     chosen = setting_of(setting)
     if method not in chosen.methods_for(network):
-        refusal = f" ({chosen.refusal(network, method)})" if method in chosen.methods else ""
+        why = f" ({chosen.refusal(network, method)})" if method in chosen.methods else ""
         raise ValueError(
             f"`method` of {chosen.name} on the {network} must be one of "
-            f"{', '.join(chosen.methods_for(network))}, got {method!r}{refusal}."
+            f"{', '.join(chosen.methods_for(network))}, got {method!r}{why}."
         )
     if chosen.starts_from_prefixes(method) and prefixes is None:
         raise ValueError(f"`prefixes`: {method} starts from SoftPT's too; run SoftPT first.")
     began = time.perf_counter()
-    base = _base(chosen, network, network_seed)
+    base = base_predictor(chosen, network, network_seed)
     repetitions = list(repetitions)
     keys = jax.vmap(repetition_key)(jnp.array(repetitions))
     how, variables = chosen.methods[method], {}
+    arguments = base, how, chosen.tasks[chosen.target], chosen.training, keys
     if isinstance(how, NoTuning | RandomPrefix):
         predictors = [how.start(base, key) for key in keys]
     elif isinstance(how, HardPrefix):
-        predictors, variables = _searched(base, how, chosen, keys)
+        searches = search_prompts(*arguments, progress=progress)
+        predictors = [base.with_tokens(search.best) for search in searches]
+        losses, best = ([each.loss for each in searches], [each.best for each in searches])
+        variables["prompt_loss"] = ("repetition", "prompt"), np.stack(losses)
+        variables["best_prompt"] = ("repetition", "prefix"), np.stack(best)
     else:
-        arguments = base, how, chosen.tasks[chosen.target], chosen.training, keys
         tuned = tune(*arguments, progress=progress)
         if chosen.starts_from_prefixes(method):
             soft = chosen.methods["SoftPT"]
@@ -570,10 +563,13 @@ def run_cell(
     variables |= _regret_variables(predictors, chosen)
     variables["untuned_regret"] = untuned_regret(chosen, network, network_seed).variable
     if predictors[0].params is base.params:  # other weights have other states
-        components = _components(chosen, network, network_seed)
+        states = base.states(background_sequences(chosen).tokens).content
+        components = fit_components(states)
         variables |= _state_variables(predictors, chosen, components, repetitions)
-    if isinstance(how, NoTuning):
-        variables |= _network_variables(base, chosen, network, network_seed)
+        if isinstance(how, NoTuning):
+            points = components.project(states).astype(np.float32)
+            variables["background"] = ("background_sequence", "time", "component"), points
+            variables |= _network_variables(chosen, chosen.shipped(network), network_seed)
     attributes = cell_attributes(chosen, network, method, network_seed)
     attributes |= provenance(time.perf_counter() - began)
     return labelled(variables, attributes, repetitions=repetitions, chosen=chosen)
@@ -592,11 +588,8 @@ def _better(tuned: Tuned, again: Tuned, chosen: Setting) -> tuple[Tuned, dict[st
         def of(one, other):
             return np.where(takes_first.reshape(-1, *[1] * (np.ndim(one) - 1)), one, other)
 
-        theta, losses = (
-            jax.tree.map(of, *pair)
-            for pair in ((tuned.theta, again.theta), (tuned.losses, again.losses))
-        )
-        return tuned._replace(theta=jax.tree.map(jnp.asarray, theta), losses=losses)
+        theta = jax.tree.map(lambda *both: jnp.asarray(of(*both)), tuned.theta, again.theta)
+        return tuned._replace(theta=theta, losses=of(tuned.losses, again.losses))
 
     other = choose(~better)
     variables = _regret_variables(_predictors(other), chosen)
@@ -606,25 +599,15 @@ def _better(tuned: Tuned, again: Tuned, chosen: Setting) -> tuple[Tuned, dict[st
     return choose(better), variables
 
 
-def _searched(base: Predictor, how: HardPrefix, chosen: Setting, keys):
-    searches = [
-        search_hard_prefix(
-            base,
-            chosen.tasks[chosen.target],
-            how.length,
-            key=key,
-            sequence_length=chosen.training.length,
-            num_sequences=min(2048, 8 * chosen.training.batch_size),
-        )
+def search_prompts(
+    base: Predictor, how: HardPrefix, task: Any, training: Training, keys, *, progress: bool = True
+) -> list[HardSearch]:
+    """A search for each repetition, on eight batches of the training, 2,048 sequences at most."""
+    size = {"num_sequences": min(2048, 8 * training.batch_size), "sequence_length": training.length}
+    return [
+        search_hard_prefix(base, task, how.length, key=key, progress=progress, **size)
         for key in keys
     ]
-    loss = np.stack([search.loss for search in searches]).astype(np.float32)
-    best = np.stack([search.best for search in searches]).astype(np.int32)
-    variables: dict[str, Any] = {
-        "prompt_loss": (("repetition", "prompt"), loss),
-        "best_prompt": (("repetition", "prefix"), best),
-    }
-    return [base.with_tokens(tokens) for tokens in best], variables
 
 
 def _tuning_variables(tuned: Tuned) -> dict[str, Any]:
@@ -644,10 +627,7 @@ def _tuning_variables(tuned: Tuned) -> dict[str, Any]:
 
 def theta_shapes(theta) -> str:
     """Path and shape of every leaf, as JSON."""
-    leaves = jax.tree_util.tree_leaves_with_path(theta)
-    return json.dumps(
-        {jax.tree_util.keystr(p, simple=True, separator="."): leaf.shape for p, leaf in leaves}
-    )
+    return json.dumps({name: leaf.shape for name, leaf in named_leaves(theta).items()})
 
 
 def _points(losses) -> tuple[np.ndarray, np.ndarray]:
@@ -659,32 +639,25 @@ def _points(losses) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _regret_variables(predictors: list[Predictor], chosen: Setting) -> dict[str, Any]:
-    curves: dict[str, list] = {}
-    marks = np.array(MARKS) - 1
+    axes = {"regret": "step", "regret_error": "step"}
+    axes |= {"cumulative_regret": "mark", "cumulative_regret_error": "mark"}
+    curves = []  # of each task, these four
     for task in chosen.tasks:
         sequences = evaluation_sequences(chosen, task)
         losses = np.stack([evaluate(each, sequences) for each in predictors])
-        step, total = (f(losses, sequences) for f in (instantaneous_regret, cumulative_regret))
-        for name, values in (
-            ("regret", step.mean),
-            ("regret_error", step.standard_error),
-            ("cumulative_regret", total.mean[:, marks]),
-            ("cumulative_regret_error", total.standard_error[:, marks]),
-        ):
-            curves.setdefault(name, []).append(values)
+        total = cumulative_regret(losses, sequences)
+        at_marks = (values[:, np.array(MARKS) - 1] for values in total)
+        curves.append([*instantaneous_regret(losses, sequences), *at_marks])
     return {
-        name: (
-            ("repetition", "evaluation", "mark" if name.startswith("cumulative") else "step"),
-            np.stack(values, axis=1).astype(np.float32),
-        )
-        for name, values in curves.items()
+        name: (("repetition", "evaluation", axis), np.stack(values, axis=1).astype(np.float32))
+        for (name, axis), values in zip(axes.items(), zip(*curves), strict=True)
     }
 
 
 @functools.cache
 def untuned_regret(chosen: Setting, network: str, network_seed: int | None = None) -> xr.DataArray:
     """Cumulative regret of the network as tuning finds it, nats [evaluation, mark]."""
-    base = _base(chosen, network, network_seed)
+    base = base_predictor(chosen, network, network_seed)
     dims, values = _regret_variables([base], chosen)["cumulative_regret"]
     labels = {"evaluation": list(chosen.tasks), "mark": np.array(MARKS, np.int32)}
     return xr.DataArray(values[0], labels, dims[1:])
@@ -707,22 +680,15 @@ def _state_variables(predictors, chosen: Setting, components: Components, repeti
     return variables
 
 
-def _network_variables(base, chosen: Setting, network, network_seed) -> dict[str, Any]:
-    """The network that tuning starts from: states on pretraining sequences, and how it was trained.
+def _network_variables(chosen: Setting, shipped: str | None, seed) -> dict[str, Any]:
+    """The network that tuning starts from: the sources of its states, and how it was trained.
 
     Kept, because elsewhere the same seed may give another network.
     """
-    sequences = background_sequences(chosen)
-    components = _components(chosen, network, network_seed)
-    points = components.project(base.states(sequences.tokens).content).astype(np.float32)
-    tau = np.exp(np.asarray(sequences.log_source)[:, 0, 1])
-    variables: dict[str, Any] = {
-        "background": (("background_sequence", "time", "component"), points),
-        "background_tau": ("background_sequence", tau.astype(np.float32)),
-    }
-    value = chosen.networks[network]
-    if isinstance(value, str) and chosen.pretraining is not None:
-        path = weights.pretrained_path(value, network_seed)
+    tau = np.exp(np.asarray(background_sequences(chosen).log_source)[:, 0, 1])
+    variables: dict[str, Any] = {"background_tau": ("background_sequence", tau.astype(np.float32))}
+    if shipped:
+        path = weights.pretrained_path(shipped, seed)
         loss, steps = _points(weights.settings(path)["losses"])
         variables["pretraining_loss"] = "pretraining_step", loss
         variables["pretraining_step"] = "pretraining_step", steps

@@ -828,6 +828,8 @@ def prediction_maps(
 ) -> Figure:
     """Prediction maps p(1 | k ones in n flips), one triangle for each predictor, side by side.
 
+    Without spread more than four stand in rows of three.
+
     Args:
         maps: predictor -> probability of a one [n, k], with n and k from 0 and NaN where k > n.
         spread: predictor -> how far sequences with equal counts differ [n, k]; a second row.
@@ -850,9 +852,11 @@ def prediction_maps(
         most = max(float(np.nanmax(width, initial=0.0)) for width in widths.values())
         kinds.append((spread_label, widths, Normalize(0.0, most or 1.0), _DARKER))
     count = len(means)
+    # A single predictor has its spread beside it; many alone need two rows, or titles touch.
+    columns = 2 if count == 1 else 3 if count > 4 and spread is None else count
     figure, grid = _grid(
         len(kinds) * count,
-        2 if count == 1 else count,  # a single predictor has its spread beside it, not below
+        columns,
         3.0 if count < 3 else 2.5,
         xlabel="flips $n$",
         ylabel="ones $k$",

@@ -482,6 +482,7 @@ class Transformer(Architecture):
         return self.num_layers * (12 * self.embedding_width + 5 * self.mlp_width)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def initial_params(architecture: Architecture, key: jax.Array) -> Params:
     """Random weights: kernels LeCun-normal, recurrent kernels orthogonal, biases zero."""
     return nnx.to_pure_dict(nnx.split(Network(architecture, nnx.Rngs(key)))[1])

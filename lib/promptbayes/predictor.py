@@ -76,6 +76,7 @@ class Predictor(NamedTuple):
         shared = network.share(self.prefix, length, self.memory)
         return Prepared(self.network, self.params, shared)
 
+    @jax.jit
     def read(self) -> Carried:
         """What all that stands before the content leaves; as a `memory` it predicts the same.
 
@@ -83,7 +84,9 @@ class Predictor(NamedTuple):
             >>> initialise(networks.LSTM(width=8), jax.random.key(0)).read().output.shape
             (8,)
         """
-        return _read_all(self)
+        network = networks.bind(self.network, self.params)
+        reading = network.read_prefix(self.prefix, self.memory)
+        return Carried(reading.outputs[0, -1], reading.memory)
 
     @property
     def num_tokens(self) -> int:
@@ -134,13 +137,6 @@ def _log_probs(predictor: Predictor, tokens) -> jax.Array:
 
 
 @jax.jit
-def _read_all(predictor: Predictor) -> Carried:
-    network = networks.bind(predictor.network, predictor.params)
-    reading = network.read_prefix(predictor.prefix, predictor.memory)
-    return Carried(reading.outputs[0, -1], reading.memory)
-
-
-@jax.jit
 def _states(predictor: Predictor, tokens) -> States:
     network = networks.bind(predictor.network, predictor.params)
     first = network.read_prefix(predictor.prefix, predictor.memory)
@@ -167,10 +163,19 @@ def initialise(architecture: Architecture, key: jax.Array) -> Predictor:
     """
     check_architecture(architecture)
     check_key("key", key)
-    return Predictor(architecture, _initial_params(architecture, key), no_prefix(architecture))
+    params = networks.initial_params(architecture, key)
+    return Predictor(architecture, params, no_prefix(architecture))
 
 
-_initial_params = jax.jit(networks.initial_params, static_argnums=0)
+@functools.cache
+def without_numbers(architecture: Architecture) -> Predictor:
+    """A predictor that has shapes for arrays, to be handed to `jax.eval_shape`."""
+
+    def blank() -> Predictor:
+        params = networks.initial_params(architecture, jax.random.key(0))
+        return Predictor(architecture, params, no_prefix(architecture))
+
+    return jax.eval_shape(blank)
 
 
 def check_architecture(architecture) -> None:
@@ -188,9 +193,9 @@ def check_architecture(architecture) -> None:
 def _check_reading(architecture: Architecture) -> None:
     """Batches of other sizes than 1, behind a prefix and not, and sequences of one token."""
     name = type(architecture).__name__
-    params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
     for rows, batch, time in ((0, 3, 1), (2, 3, 4)):
-        predictor = Predictor(architecture, params, jnp.zeros((rows, architecture.embedding_width)))
+        prefix = jnp.zeros((rows, architecture.embedding_width))
+        predictor = without_numbers(architecture)._replace(prefix=prefix)
         tokens = jax.ShapeDtypeStruct((batch, time), jnp.int32)
         try:
             found = jax.eval_shape(_log_probs, predictor, tokens).shape
@@ -255,10 +260,11 @@ def save(path, predictor: Predictor, settings: dict[str, Any] | None = None) -> 
             f"`predictor`: {network} would be loaded as {read}; its fields must be ints, "
             "floats, bools, strings, None or tuples of these, and all of what makes it."
         )
-    tree = {"params": predictor.params, "prefix": predictor.prefix}
+    tree: dict[str, Any] = {"params": predictor.params, "prefix": predictor.prefix}
     if _shapes(tree) != _expected_shapes(read, len(predictor.prefix)):
         raise ValueError(f"`predictor` has weights of other shapes than {read} needs.")
-    tensors = _flatten(tree | {"memory": dict(enumerate(jax.tree.leaves(predictor.memory)))})
+    tree["memory"] = dict(enumerate(jax.tree.leaves(predictor.memory)))
+    tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
     with np.errstate(over="ignore"):  # what float16 does not reach becomes infinite, so unequal
         halves = {
             name: tensor.astype(np.float16 if tensor.dtype == np.float32 else tensor.dtype)
@@ -330,7 +336,7 @@ def load(path, architectures: Collection[type[Architecture]] = ()) -> Predictor:
 
 def _memory_of(predictor: Predictor, leaves: dict[int, jax.Array], path: Path) -> Carried:
     """The leaves of a saved memory in the order that this network has them in."""
-    like = jax.eval_shape(_read_all, predictor)
+    like = jax.eval_shape(Predictor.read, predictor)
     memory = [leaves.get(i, jnp.zeros(())) for i in range(len(leaves))]
     if [leaf.ndim for leaf in memory] != [leaf.ndim for leaf in jax.tree.leaves(like)]:
         name = type(predictor.network).__name__
@@ -355,9 +361,8 @@ def _architecture(text: str, known: dict[str, type[Architecture]]) -> Architectu
 
 
 def _expected_shapes(architecture: Architecture, prefix_length: int) -> Any:
-    params = jax.eval_shape(lambda: networks.initial_params(architecture, jax.random.key(0)))
     prefix = jnp.zeros((prefix_length, architecture.embedding_width))
-    return _shapes({"params": params, "prefix": prefix})
+    return _shapes({"params": without_numbers(architecture).params, "prefix": prefix})
 
 
 def _move_norm_into_block(torso: Params, path: Path) -> None:
@@ -432,10 +437,10 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _flatten(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+def named_leaves(tree) -> dict[str, Any]:
+    """Leaves of a pytree by their paths, such as `params.unembedding.bias`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
-    return {name(path): np.asarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _unflatten(flat: dict[str, np.ndarray]) -> dict[Any, Any]:

@@ -81,21 +81,13 @@ def numbers(
 ) -> xr.DataArray:
     """What a figure draws, of all that have it; `.to_series().to_csv(path)` writes it.
 
-    Args:
-        setting: a key of `experiments.SETTINGS`, or a `Setting`.
-        network: one of the setting's.
-        variable: of a cell, see `experiments.run_cell`: `regret`, `cumulative_regret` (the bars),
-            `loss`, `prompt_loss` (all hard prompts), `trajectory`, `prefix_trajectory`,
-            `background`, `pretraining_loss`.
-        network_seed: which pretrained network; the default one if left out.
-        folder: where the results are; the package's own if left out.
+    `variable` is one of a cell, see `experiments.run_cell`: `regret`, `cumulative_regret` (the
+    bars), `loss`, `prompt_loss` (all hard prompts), `trajectory`, `prefix_trajectory`,
+    `background`, `pretraining_loss`; ValueError if no cell has it. Other arguments and errors are
+    those of `results.load_cells`.
 
     Returns:
-        [predictor, ...] with the cells' own axes, labels; NaN where one
-        has fewer repetitions.
-
-    Raises:
-        ValueError: no cell has this variable. Else as `results.load_cells`.
+        [predictor, ...] with the cells' own axes, labels; NaN where one has fewer repetitions.
 
     Example:
         >>> bars = numbers("single-coin", "lstm", "cumulative_regret")

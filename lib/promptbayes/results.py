@@ -9,7 +9,7 @@ tables quote is kept in full.
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +38,8 @@ def cell_path(
     return Path(folder or FOLDER) / name / network / f"{method}{suffix}.nc"
 
 
-def write(path, dataset: xr.Dataset) -> None:
-    """Write a cell, in one step as seen from outside."""
+def write(path, dataset: xr.Dataset, packed: Collection[str] = _PACKED) -> None:
+    """Write a dataset, some variables packed, in one step as seen from outside."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = {
@@ -49,7 +49,7 @@ def write(path, dataset: xr.Dataset) -> None:
             "_FillValue": np.int16(-32768),
         }
         for name in map(str, dataset.data_vars)
-        if name.removeprefix("other_") in _PACKED
+        if name.removeprefix("other_") in packed
     }
     unfinished = path.with_name(path.name + ".part")
     dataset.drop_encoding().to_netcdf(unfinished, engine="scipy", encoding=encoding)
@@ -125,8 +125,10 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
             check_same(path, before.attrs, block.attrs)
             block = _like(path, before, block)
             new = ~np.isin(block.repetition, before.repetition)
-            origin = {name: _joined(before.attrs[name], block.attrs[name]) for name in _ORIGIN}
-            origin["seconds"] = before.attrs["seconds"] + block.attrs["seconds"]
+            origin = {"seconds": before.attrs["seconds"] + block.attrs["seconds"]}
+            for name in _ORIGIN:  # each once, in the order of their coming
+                known = before.attrs[name].split("; ")
+                origin[name] = "; ".join(dict.fromkeys([*known, block.attrs[name]]))
             block = xr.concat(
                 [before, block.isel(repetition=new)],
                 dim="repetition",
@@ -219,11 +221,6 @@ def _like(path, before: xr.Dataset, block: xr.Dataset) -> xr.Dataset:
                 f"`path`: {path} has other labels of {axis}: {there} there and {here} here."
             )
     return block.reindex(labels)
-
-
-def _joined(before: str, now: str) -> str:
-    """All that a cell's blocks were computed with: each once, in the order of their coming."""
-    return "; ".join(dict.fromkeys([*before.split("; "), now]))
 
 
 def load_cells(

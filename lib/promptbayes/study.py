@@ -16,13 +16,20 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from . import exact, figures, results
-from .experiments import NETWORKS, provenance, repetition_key
+from .experiments import (
+    ARCHITECTURES,
+    NETWORKS,
+    provenance,
+    refusal,
+    repetition_key,
+    search_prompts,
+)
 from .methods import METHODS, HardPrefix
 from .predictor import Predictor, load_pretrained
 from .regret import Estimate, cumulative_regret, evaluate
 from .states import Components, fit_components
 from .tasks import Sequences, coin_mixture, random_coins
-from .tuning import LIVE, LIVE_REPETITIONS, HardSearch, Training, Tuned, search_hard_prefix, tune
+from .tuning import LIVE, LIVE_REPETITIONS, HardSearch, Training, Tuned, tune
 
 LABELS: dict[str, str] = dict(zip(NETWORKS, figures.NETWORKS, strict=True))
 SETTINGS = {"one coin": "single-coin", "two coins": "two-coin-mixture"}
@@ -96,7 +103,6 @@ def run(
     bases: Mapping[str, Predictor] | None = None,
     training: Training = LIVE,
     repetitions: int = LIVE_REPETITIONS,
-    progress: bool = False,
 ) -> Run:
     """Tune the networks that ship with one method, live, and score them on fresh sequences.
 
@@ -108,15 +114,14 @@ def run(
         target: an exchangeable task, so that its optimum is exact; two coins, 0.2 and 0.8.
         bases: network -> predictor; the LSTM and the Transformer that ship, as far as the method
             can tune them.
-        training: of gradient methods; a search scores its prompts on 512 sequences.
+        training: of gradient methods; a search scores its prompts on eight of its batches.
         repetitions: how many.
-        progress: as in `tune`.
 
     Returns:
         A `Run`; regrets are cumulative over `training.length` predictions.
 
     Raises:
-        TypeError, ValueError: as `tune` and `search_hard_prefix`.
+        TypeError, ValueError: as `tune` and `search_hard_prefix`; no network can be tuned so.
 
     Example:
         >>> short = Training(num_steps=2, batch_size=4, length=5)
@@ -126,23 +131,19 @@ def run(
     """
     method = METHODS[name] if method is None else method
     if bases is None:
-        bases = {network: load_pretrained(network) for network in NETWORKS}
-        bases = {network: base for network, base in bases.items() if _can(method, base)}
+        refused = {network: refusal(method, ARCHITECTURES[network]) for network in NETWORKS}
+        if all(refused.values()):
+            raise ValueError(f"`method`: {name} can tune no network. {refused[NETWORKS[0]]}")
+        bases = {network: load_pretrained(network) for network in NETWORKS if not refused[network]}
     keys = [repetition_key(r) for r in range(repetitions)]
     fresh = target.sample(jax.random.key(77), NUM_SEQUENCES, training.length)
     runs, predictors, untuned, regret = {}, {}, {}, {}
     for network, base in bases.items():
         if isinstance(method, HardPrefix):
-            search = {"num_sequences": 512, "sequence_length": training.length}
-            runs[network] = [
-                search_hard_prefix(
-                    base, target, method.length, key=key, progress=progress, **search
-                )
-                for key in keys
-            ]
+            runs[network] = search_prompts(base, method, target, training, keys, progress=False)
             predictors[network] = [base.with_tokens(found.best) for found in runs[network]]
         else:
-            runs[network] = tune(base, method, target, training, keys, progress=progress)
+            runs[network] = tune(base, method, target, training, keys, progress=False)
             predictors[network] = [runs[network].predictor(r) for r in range(repetitions)]
         untuned[network] = regret_on(base, fresh)
         each = [regret_on(predictor, fresh) for predictor in predictors[network]]
@@ -161,15 +162,6 @@ def regret_on(predictor, sequences: Sequences) -> Estimate:
     """
     total = cumulative_regret(evaluate(predictor, sequences), sequences)
     return Estimate(total.mean[-1], total.standard_error[-1])
-
-
-def _can(method, base) -> bool:
-    try:
-        if not isinstance(method, HardPrefix):
-            method.check(base)
-    except ValueError:
-        return False
-    return True
 
 
 def stored_table(name: str, folder=None) -> str:
@@ -219,13 +211,12 @@ def _summary(setting, network, folder):
         return []
 
 
-def bars(live: Run, *, beside: tuple[str, ...] = (), title: str | None = None) -> Figure:
+def bars(live: Run, *, beside: tuple[str, ...] = ()) -> Figure:
     """A live run on two coins between the untuned network and the optimum, beside stored results.
 
     Args:
         live: what `run` returns, on two coins.
         beside: more methods whose stored medians are drawn.
-        title: heading.
 
     Example:
         >>> short = Training(num_steps=1, batch_size=2, length=50)
@@ -245,7 +236,7 @@ def bars(live: Run, *, beside: tuple[str, ...] = (), title: str | None = None) -
             if name in rows
         }
         panels[label]["TargetBayes"] = live.optimum
-    return figures.headline_bars(panels, title=title)
+    return figures.headline_bars(panels)
 
 
 def _with_quartiles(row: results.Summary) -> np.ndarray:
@@ -261,13 +252,13 @@ class Paths(NamedTuple):
     content: dict[str, np.ndarray]  #: predictor -> states on the sequences [sequence, time, ...]
     components: Components  #: the basis
 
-    def figure(self, title: str | None = None) -> Figure:
+    def figure(self) -> Figure:
         """One panel for each predictor; see `figures.prefix_trajectories`."""
         panels = {}
         for name, prefix in self.prefix.items():
             start = np.broadcast_to(prefix[:, -1:], (len(self.content[name]), 1, 2))
             panels[name] = prefix, np.concatenate([start, self.content[name]], axis=1)
-        return figures.prefix_trajectories(self.background, panels, title=title)
+        return figures.prefix_trajectories(self.background, panels)
 
 
 def paths(base: Predictor, predictors: Mapping[str, Predictor], sequences: Sequences) -> Paths:
@@ -315,9 +306,7 @@ def prediction_map(predictor, length: int, *, per_count: int = 32) -> tuple[np.n
     rng = np.random.default_rng(0)
     rows = np.arange(length) < np.repeat(np.arange(length + 1), per_count)[:, None]
     tokens = rng.permuted(rows.astype(np.int32), axis=1)
-    tokens = np.concatenate(
-        [tokens, tokens[:, :1]], axis=1
-    )  # the last prediction comes before a token, too
+    tokens = np.concatenate([tokens, tokens[:, :1]], axis=1)  # a last one, to be predicted
     ones = np.exp(np.asarray(predictor(jnp.asarray(tokens)))[..., 1])
     seen = np.cumsum(tokens, axis=1) - tokens
     mean = np.full((length + 1, length + 1), np.nan)
@@ -358,10 +347,7 @@ def keep(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
         began = time.perf_counter()
         found = compute()
         origin = {**provenance(time.perf_counter() - began), "script": f"book/studies/{name}.py"}
-        path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(path.name + ".part")
-        found.assign_attrs(origin).to_netcdf(unfinished, engine="scipy")
-        unfinished.replace(path)
+        results.write(path, found.assign_attrs(origin), packed=())
     return kept(name)
 
 

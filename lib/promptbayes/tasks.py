@@ -248,8 +248,9 @@ class DirichletCategorical(NamedTuple):
             >>> random_coins().posterior([[0, 0], [1, 1]]).alpha.tolist()
             [[3.0, 1.0], [1.0, 3.0]]
         """
-        tokens = _check_tokens(self, tokens, ranks=(1, 2))
-        return _condition(self, tokens, _posterior_dirichlet)
+        xp, task, counts = _counted(self, _check_tokens(self, tokens, ranks=(1, 2)))
+        alpha, counts = xp.broadcast_arrays(task.alpha, counts)
+        return DirichletCategorical(alpha + counts)
 
     def checked(self) -> "DirichletCategorical":
         """The same in float64, its numbers checked as by `dirichlet`."""
@@ -342,16 +343,19 @@ class CategoricalMixture(NamedTuple):
             [[0.333, 0.667], [1.0, 0.0]]
         """
         tokens = _check_tokens(self, tokens, ranks=(1, 2))
-        posterior = _condition(self, tokens, _posterior_mixture)
-        if not isinstance(posterior.weights, Tracer):
-            lost = np.flatnonzero(np.atleast_1d(np.sum(posterior.weights, axis=-1) == 0))
-            if lost.size:
-                where = f" (row {lost[0]} of the batch)" if tokens.ndim == 2 else ""
-                raise ValueError(
-                    f"`tokens` must be possible under at least one component, got a prompt{where} "
-                    "that has probability 0 under all of them."
-                )
-        return posterior
+        xp, (weights, probs), counts = _counted(self, tokens)
+        # One row of counts as a matrix [1, token], so that it multiplies one task's components.
+        rows = _component_posterior(xp, weights[..., None, :], probs, counts[..., None, :])
+        weights = rows[..., 0, :]
+        lost = np.flatnonzero(weights.sum(axis=-1) == 0) if xp is np else []
+        if len(lost):
+            where = f" (row {lost[0]} of the batch)" if tokens.ndim == 2 else ""
+            raise ValueError(
+                f"`tokens` must be possible under at least one component, got a prompt{where} "
+                "that has probability 0 under all of them."
+            )
+        probs = xp.broadcast_to(probs, (*weights.shape, self.num_tokens))
+        return CategoricalMixture(weights, probs)
 
     def checked(self) -> "CategoricalMixture":
         """The same in float64, its numbers checked as by `mixture`."""
@@ -445,7 +449,7 @@ def dirichlet(alpha) -> DirichletCategorical:
     _check_alphabet("alpha", alpha)
     if not np.all(alpha > 0):
         raise ValueError(f"`alpha` must be above 0 everywhere, got {alpha.min()}.")
-    return DirichletCategorical(_frozen(alpha))
+    return DirichletCategorical(alpha)
 
 
 def mixture(weights, probs) -> CategoricalMixture:
@@ -474,9 +478,7 @@ def mixture(weights, probs) -> CategoricalMixture:
             f"`weights` must have one entry for each of the {probs.shape[0]} components, "
             f"got {weights.shape[0]}."
         )
-    return CategoricalMixture(
-        _frozen(_normalised("weights", weights)), _frozen(_normalised("probs", probs))
-    )
+    return CategoricalMixture(_normalised("weights", weights), _normalised("probs", probs))
 
 
 # Sampling and prediction, one compiled function each.
@@ -542,29 +544,14 @@ def _counts_before(tokens, num_tokens, dtype):
 # Conditioning. Written once for numpy (float64, outside jit) and jax.numpy (inside).
 
 
-def _condition(task, tokens, rule):
-    """Apply rule(xp, task, counts) in float64 numpy, or in jax where something is traced."""
+def _counted(task, tokens):
+    """Numpy and a float64 task, or where something is traced jax.numpy; counts of the tokens."""
     traced = any(isinstance(leaf, Tracer) for leaf in (*task, tokens))
     xp = jnp if traced else np
     task = type(task)(*(xp.asarray(leaf) if traced else np.asarray(leaf, float) for leaf in task))
     alphabet = xp.arange(task.num_tokens).reshape((1,) * tokens.ndim + (-1,))
     counts = xp.sum(xp.asarray(tokens)[..., None] == alphabet, axis=-2).astype(task[0].dtype)
-    return rule(xp, task, counts)
-
-
-def _posterior_dirichlet(xp, task, counts):
-    alpha, counts = xp.broadcast_arrays(task.alpha, counts)
-    return DirichletCategorical(alpha + counts)
-
-
-def _posterior_mixture(xp, task, counts):
-    weights, probs = task
-    # One row of counts as a matrix [1, token], so that it multiplies one task's components.
-    rows = _component_posterior(xp, weights[..., None, :], probs, counts[..., None, :])
-    posterior = rows[..., 0, :]
-    return CategoricalMixture(
-        posterior, xp.broadcast_to(probs, (*posterior.shape, probs.shape[-1]))
-    )
+    return xp, task, counts
 
 
 def _component_posterior(xp, weights, probs, counts):
@@ -762,14 +749,15 @@ def check_tokens(tokens, num_tokens, ranks, name="tokens"):
 
 
 def _real(name, values, ndim):
-    """A float64 array of the given rank with finite entries."""
+    """A constant float64 array of the given rank with finite entries."""
     try:
         array = np.asarray(values)
     except ValueError:
         raise ValueError(f"`{name}` must be a regular array, got rows of unequal length.") from None
     if array.dtype.kind not in "iuf":
         raise TypeError(f"`{name}` must hold real numbers, got {values!r}.")
-    array = array.astype(np.float64)
+    array = array.astype(np.float64)  # a copy, which nobody changes
+    array.setflags(write=False)
     if array.ndim != ndim:
         expected = {0: "a single number", 1: "a vector", 2: "a matrix"}[ndim]
         raise ValueError(f"`{name}` must be {expected}, got shape {array.shape}.")
@@ -801,9 +789,6 @@ def _normalised(name, array):
     if np.any(np.abs(total - 1) > 16 * 2.0**-24):
         worst = total.flat[np.argmax(np.abs(total - 1))]
         raise ValueError(f"`{name}` must sum to 1, got a sum of {worst}.")
-    return array / total
-
-
-def _frozen(array):
+    array = array / total
     array.setflags(write=False)
     return array
