@@ -249,15 +249,13 @@ def test_7_a_soft_prefix_steers_large_networks_to_one_coin(network):
 
 
 def test_7_to_the_optimum_but_not_on_every_network():
-    """Finding: one LSTM and one Transformer are steered to the optimum; the other LSTM is not.
+    """Finding: both Transformers and one LSTM are steered to the optimum; the other LSTM is not.
 
-    The default Transformer stands at the line, as in the paper, which has 0.01 and 0.03 nats.
+    The paper has 0.01 and 0.03 nats.
     """
     lstm, transformer = (gaps("large-single-coin", network, "SoftPT") for network in NETWORKS)
     assert min(lstm) < NEAR < max(lstm)
-    error = rows_of("large-single-coin", "transformer", N_TUNE)["SoftPT"].error
-    assert min(transformer) < NEAR
-    assert abs(transformer[0] - NEAR) < 4 * error  # standard errors of an evaluation
+    assert max(transformer) < NEAR
 
 
 @pytest.mark.parametrize("method", [*PREFIXES[:-1], "RandomPF"])
