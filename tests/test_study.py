@@ -4,7 +4,18 @@ import jax
 import numpy as np
 import pytest
 from conftest import small_predictor
-from promptbayes import METHODS, Training, coin, figures, random_coins, results, study
+from promptbayes import (
+    METHODS,
+    Training,
+    coin,
+    cumulative_regret,
+    evaluate,
+    experiments,
+    figures,
+    random_coins,
+    results,
+    study,
+)
 
 SHORT = Training(num_steps=2, batch_size=4, length=6)
 
@@ -131,3 +142,20 @@ def test_the_picture_of_what_moves_marks_the_tuned_parts_and_knows_its_places():
     assert framed == {"embedding", "unembedding"}
     with pytest.raises(ValueError, match=r"`tuned` must have places of .*weights"):
         figures.what_moves("FullWT", {"weights": "all"})
+
+
+@pytest.mark.parametrize("name", ["HardPT", "SoftPT", "Memory", "UnembedWT"])
+def test_a_stored_predictor_has_the_regret_that_is_stored(name):
+    """On the same sequences; elsewhere it differs by rounding, below 1e-4 (see `results`)."""
+    tuned = study.stored_predictor(name, "lstm", repetition=1)
+    setting = experiments.setting_of("two-coin-mixture")
+    sequences = experiments.evaluation_sequences(setting, setting.target)
+    total = cumulative_regret(evaluate(tuned, sequences), sequences).mean
+    stored = results.load_cell("two-coin-mixture", "lstm", name).sel(repetition=1)
+    stored = stored.cumulative_regret.sel(evaluation="two-coin-mixture", mark=[50, 100])
+    np.testing.assert_allclose(total[[49, 99]], stored, atol=1e-3)
+
+
+def test_weights_that_are_not_stored_are_named():
+    with pytest.raises(ValueError, match="`name`: what FullWT tuned on the lstm is not stored"):
+        study.stored_predictor("FullWT", "lstm")

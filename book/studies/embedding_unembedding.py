@@ -9,11 +9,9 @@ about two minutes.
 import sys
 
 import jax
-import jax.flatten_util
 import numpy as np
-import promptbayes as pb
 import xarray as xr
-from promptbayes import results, study
+from promptbayes import study
 from unembedding_optimum import (
     LENGTH,
     TARGETS,
@@ -30,17 +28,10 @@ SETTING, NUM_TRAINING, NUM_FRESH = "two-coin-mixture", 2048, 2048
 REPETITIONS = {"EmbedWT": 1, "Un+EmbedWT": 3}
 
 
-def stored(network, name, repetition):
-    """The predictor that a stored repetition ended with."""
-    base, method = pb.load_pretrained(network), pb.METHODS[name]
-    theta = results.load_cell(SETTING, network, name).theta.values[repetition]
-    unravel = jax.flatten_util.ravel_pytree(method.init(jax.random.key(0), base))[1]
-    return method.apply(base, unravel(theta))
-
-
 def refit(network, name, repetition):
     """One repetition with its own unembedding, and with the best."""
-    target, predictor = TARGETS[SETTING], stored(network, name, repetition)
+    target = TARGETS[SETTING]
+    predictor = study.stored_predictor(name, network, repetition=repetition)
     training = target.sample(jax.random.key(1301), NUM_TRAINING, LENGTH).tokens
     fresh = target.sample(jax.random.key(1302), NUM_FRESH, LENGTH).tokens
     x, fresh_x = features(predictor, training), features(predictor, fresh)

@@ -13,16 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
 from . import exact, figures, results
 from .experiments import (
     ARCHITECTURES,
     NETWORKS,
+    base_predictor,
     provenance,
     refusal,
     repetition_key,
     search_prompts,
+    setting_of,
 )
 from .methods import METHODS, HardPrefix
 from .predictor import Predictor, load_pretrained
@@ -162,6 +165,35 @@ def regret_on(predictor, sequences: Sequences) -> Estimate:
     """
     total = cumulative_regret(evaluate(predictor, sequences), sequences)
     return Estimate(total.mean[-1], total.standard_error[-1])
+
+
+def stored_predictor(
+    name: str, network: str, *, setting: str = "two-coin-mixture", repetition: int = 0
+) -> Predictor:
+    """The predictor with which a stored repetition of a method ended.
+
+    Args:
+        name: of the method.
+        network: `"lstm"` or `"transformer"`, the default one.
+        setting: a key of `experiments.SETTINGS`.
+        repetition: its number.
+
+    Raises:
+        FileNotFoundError: nothing of this method is stored.
+        ValueError: what it tuned is too large to be stored.
+
+    Example:
+        >>> stored_predictor("SoftPT", "lstm").prefix.shape
+        (6, 128)
+    """
+    base, method = base_predictor(setting, network), setting_of(setting).methods[name]
+    cell = results.load_cell(setting, network, name).sel(repetition=repetition)
+    if isinstance(method, HardPrefix):
+        return base.with_tokens(cell.best_prompt.values)
+    if "theta" not in cell:
+        raise ValueError(f"`name`: what {name} tuned on the {network} is not stored.")
+    _, as_tuned = ravel_pytree(method.init(jax.random.key(0), base))
+    return method.apply(base, as_tuned(cell.theta.values))
 
 
 def stored_table(name: str, folder=None) -> str:
