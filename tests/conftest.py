@@ -30,6 +30,17 @@ from promptbayes import (
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_go_with_their_module():
+    """Each compiled program keeps memory maps, and Linux allows a process 65,530 of them.
+
+    All tests in one process come near: jax 0.7 then crashes while compiling, without a message.
+    """
+    yield
+    jax.clear_caches()
+
+
 # Every width differs from every other, so that a mixed-up axis cannot go unnoticed.
 NETWORKS = {
     "LSTM": LSTM(embedding_width=6, width=8),
