@@ -17,6 +17,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from sphinx.util.osutil import relative_uri
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+
+Node = Any  # docutils does not type the children of its nodes
 
 # The first cell of every notebook.  The build of the book does not see it.
 INSTALL_CELL = """\
@@ -109,8 +112,9 @@ class Translator:
             self.add("markdown", fold(self.solution, source) if self.solution else source, {})
         self.written = []
 
-    def read(self, node: nodes.Element, level: int = 0) -> None:
+    def read(self, node: Node, level: int = 0) -> None:
         """Read a document or a section."""
+        child: Node
         for child in node.children:
             if isinstance(child, nodes.title):
                 self.flush()
@@ -131,7 +135,7 @@ class Translator:
             elif made := self.block(child):
                 self.written.append(made)
 
-    def code(self, node: nodes.Element) -> None:
+    def code(self, node: Node) -> None:
         """Read a code cell and the figure that it makes."""
         tags = node["cell_metadata"].get("tags", [])
         metadata: dict[str, Any] = {"tags": tags} if tags else {}
@@ -145,7 +149,7 @@ class Translator:
         if shown:
             self.add("markdown", "\n\n".join(shown), {})
 
-    def call(self, kind: str, node: nodes.Node) -> str:
+    def call(self, kind: str, node: Node) -> str:
         name = type(node).__name__
         if made := getattr(self, f"{kind}_{name}", None):
             return made(node)
@@ -156,31 +160,31 @@ class Translator:
 
     # Running text
 
-    def inline(self, node: nodes.Element) -> str:
+    def inline(self, node: Node) -> str:
         return "".join(self.call("inline", child) for child in node.children)
 
     inline_inline = inline
 
-    def inline_Text(self, node: nodes.Text) -> str:
+    def inline_Text(self, node: Node) -> str:
         return plain(node.astext())
 
-    def inline_emphasis(self, node: nodes.Element) -> str:
+    def inline_emphasis(self, node: Node) -> str:
         around = node.parent
         while around and not isinstance(around, nodes.emphasis):
             around = around.parent
         return self.inline(node) if around else f"*{self.inline(node)}*"
 
-    def inline_strong(self, node: nodes.Element) -> str:
+    def inline_strong(self, node: Node) -> str:
         return f"**{self.inline(node)}**"
 
-    def inline_literal(self, node: nodes.Element) -> str:
+    def inline_literal(self, node: Node) -> str:
         text = " ".join(node.astext().split())
         return f"`` {text} ``" if "`" in text else f"`{text}`"
 
-    def inline_math(self, node: nodes.Element) -> str:
+    def inline_math(self, node: Node) -> str:
         return f"${self.formula(' '.join(node.astext().split()))}$"
 
-    def inline_reference(self, node: nodes.Element) -> str:
+    def inline_reference(self, node: Node) -> str:
         text, address = self.inline(node), node.get("refuri", "")
         if "bibtex-citation" in node.parent.get("classes", []):
             address = self.builder.sources[urlsplit(address).fragment]
@@ -195,32 +199,32 @@ class Translator:
 
     # Blocks
 
-    def block(self, node: nodes.Node) -> str:
+    def block(self, node: Node) -> str:
         return self.call("block", node)
 
-    def blocks(self, found: list[nodes.Node]) -> str:
+    def blocks(self, found: Iterable[Node]) -> str:
         return "\n\n".join(made for node in found if (made := self.block(node)))
 
-    def block_nothing(self, node: nodes.Element) -> str:
+    def block_nothing(self, node: Node) -> str:
         return ""
 
     block_target = block_comment = block_nothing
     block_compound = block_nothing  # the table of contents
 
-    def block_raw(self, node: nodes.Element) -> str:
+    def block_raw(self, node: Node) -> str:
         if "<script" in node.astext():  # of the theme
             return ""
         return node.astext()
 
-    def block_paragraph(self, node: nodes.Element) -> str:
+    def block_paragraph(self, node: Node) -> str:
         # What looks like a list, a quotation or a heading is none.
         text = re.sub(r"^(\d*)([.)>#+-])(?=\s)", r"\1\\\2", self.inline(node), flags=re.MULTILINE)
         return text.strip()
 
-    def block_literal_block(self, node: nodes.Element) -> str:
+    def block_literal_block(self, node: Node) -> str:
         return f"```{node.get('language', '')}\n{node.astext().rstrip()}\n```"
 
-    def block_math_block(self, node: nodes.Element) -> str:
+    def block_math_block(self, node: Node) -> str:
         lines = [line for line in self.formula(node.astext()).split("\n") if line.strip()]
         if r"\\" in node.astext() and not re.search(r"\\begin\{(?s:.)*?\\\\", node.astext()):
             lines = [r"\begin{aligned}", *lines, r"\end{aligned}"]  # as Sphinx does
@@ -228,13 +232,13 @@ class Translator:
             lines.append(rf"\tag{{{number}}}")
         return "\n".join(["$$", *lines, "$$"])
 
-    def block_bullet_list(self, node: nodes.Element) -> str:
+    def block_bullet_list(self, node: Node) -> str:
         return self.items(node, ["- "] * len(node))
 
-    def block_enumerated_list(self, node: nodes.Element) -> str:
+    def block_enumerated_list(self, node: Node) -> str:
         return self.items(node, [f"{i}. " for i in range(1, len(node) + 1)])
 
-    def items(self, node: nodes.Element, marks: list[str]) -> str:
+    def items(self, node: Node, marks: list[str]) -> str:
         made = [
             mark + indent(self.blocks(item.children), " " * len(mark)).strip()
             for mark, item in zip(marks, node.children)
@@ -242,18 +246,18 @@ class Translator:
         loose = any(len(item.children) > 1 for item in node.children)
         return ("\n\n" if loose else "\n").join(made)
 
-    def block_image(self, node: nodes.Element) -> str:
+    def block_image(self, node: Node) -> str:
         # Colab shows no relative image, so it gets the file in the repository.
         raw = self.builder.book.url.replace("github.com", "raw.githubusercontent.com")
         return f"![{node['alt']}]({raw}/{self.builder.book.branch}/{node['uri']})"
 
-    def block_figure(self, node: nodes.Element) -> str:
+    def block_figure(self, node: Node) -> str:
         number = self.number("figure", node)
         images = [self.block(image) for image in node.findall(nodes.image)]
         words = [f"**Fig. {number}** {self.inline(c)}" for c in node.findall(nodes.caption)]
         return "\n\n".join([*images, *words])
 
-    def block_table(self, node: nodes.Element) -> str:
+    def block_table(self, node: Node) -> str:
         rows = [
             " ".join(self.blocks(entry.children).split()).replace("|", r"\vert{}")
             for entry in node.findall(nodes.entry)
@@ -267,23 +271,23 @@ class Translator:
         titles = [f"**Table {number}** {self.inline(t)}\n" for t in node.findall(nodes.title)]
         return "\n".join([*titles, *lines])
 
-    def block_container(self, node: nodes.Element) -> str:
+    def block_container(self, node: Node) -> str:
         if node.get("design_component") != "dropdown":
             return self.call("unknown", node)
         title, *body = node.children
         return fold(title.astext(), self.blocks(body))
 
-    def block_sidebar(self, node: nodes.Element) -> str:
+    def block_sidebar(self, node: Node) -> str:
         return quote(self.blocks(node.children[1:]))  # a margin note has an empty title
 
-    def block_important(self, node: nodes.Element) -> str:
+    def block_important(self, node: Node) -> str:
         return quote("**Important**\n\n" + self.blocks(node.children))
 
-    def block_proof_node(self, node: nodes.Element) -> str:
+    def block_proof_node(self, node: Node) -> str:
         said = self.blocks(node[0].children)
         return quote(said.replace("Proof.", "**Proof.**", 1) + " ∎")
 
-    def block_theorem_node(self, node: nodes.Element) -> str:
+    def block_theorem_node(self, node: Node) -> str:
         kind = node.get("countertype", "exercise")
         head = f"{node.get('realtype', kind).capitalize()} {self.number(kind, node)}"
         head += self.inline(node[0]).rstrip()
@@ -292,7 +296,7 @@ class Translator:
     block_lemma_node = block_corollary_node = block_proposition_node = block_theorem_node
     block_definition_node = block_exercise_enumerable_node = block_theorem_node
 
-    def number(self, kind: str, node: nodes.Element) -> str:
+    def number(self, kind: str, node: Node) -> str:
         """The number that Sphinx has given to a figure, an equation, a theorem."""
         numbers = self.builder.env.toc_fignumbers.get(self.docname, {}).get(kind, {})
         found = [numbers[name] for name in node["ids"] if name in numbers]
@@ -326,14 +330,15 @@ class NotebookBuilder(Builder):
 
     def init(self) -> None:
         self.book = Book(Path(self.app.srcdir))
-        self.chapters = {self.env.path2doc(page) for page in self.book.chapters}
+        self.chapters = {page.removesuffix(".md") for page in self.book.chapters}
         self.macros: dict[str, str] = self.config.mathjax3_config["tex"]["macros"]
         self.macro = re.compile(rf"\\({'|'.join(self.macros)})(?![a-zA-Z])")
 
     def prepare_writing(self, docnames: set[str]) -> None:
         # Citations lead to what is cited: a bibliography is no notebook.
         self.sources = {}
-        for found in self.env.get_domain("cite").citations:
+        bibliography: Any = self.env.get_domain("cite")
+        for found in bibliography.citations:
             fields = found.entry.fields
             doi = f"https://doi.org/{fields['doi']}" if "doi" in fields else ""
             self.sources[found.citation_id] = doi or fields.get("url", "")
