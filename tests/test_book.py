@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -409,7 +410,9 @@ def test_citation_of_book_and_paper():
 
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf8"))
-    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text("utf8")
+    assert citation["version"] == promptbayes.__version__ == version("promptbayes")
+    changes = (ROOT / "CHANGELOG.md").read_text("utf8")
+    assert f"\n## {promptbayes.__version__}, {citation['date-released']}\n" in changes
 
 
 def test_readme_names_only_what_exists():

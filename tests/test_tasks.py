@@ -432,8 +432,8 @@ def test_tokens_are_checked(task, tokens, error, message):
     [
         ((0, 5), ValueError, "`num_sequences` must be at least 1, got 0"),
         ((5, 0), ValueError, "`length` must be at least 1, got 0"),
-        ((5, 2.0), TypeError, r"`length` must be an integer, got 2\.0"),
-        ((True, 2), TypeError, "`num_sequences` must be an integer, got True"),
+        ((5, 2.0), TypeError, r"`length` must be an int, got 2\.0"),
+        ((True, 2), TypeError, "`num_sequences` must be an int, got True"),
     ],
 )
 def test_sizes_are_checked(task, sizes, error, message):

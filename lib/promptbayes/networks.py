@@ -408,9 +408,10 @@ class Architecture:
         self.check_sizes("num_tokens", "embedding_width")
 
     def check_sizes(self, *names: str) -> None:
-        """Raise unless these fields are ints of at least 1, `num_tokens` of at least 2."""
+        """Raise unless these fields are integers of at least 1, `num_tokens` of at least 2."""
         for name in names:
-            check_int(name, getattr(self, name), 2 if name == "num_tokens" else 1)
+            size = check_int(name, getattr(self, name), 2 if name == "num_tokens" else 1)
+            object.__setattr__(self, name, size)
 
     def torso(self, rngs: nnx.Rngs) -> Torso:
         """The part between embedding and unembedding."""
