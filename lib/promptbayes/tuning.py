@@ -250,8 +250,8 @@ def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> 
     first = losses.shape[1]
     hook_steps = _check_hook(hook, hook_steps, first, end)
     training = replace(training, num_steps=1)  # how many there are is no part of the program
-    # On the host between calls: what comes back spread over cores would count as another kind of
-    # input, and every run of more than one call would be compiled twice.
+    # On the host between calls: what comes back has another sharding, which would be a jit cache
+    # miss: every run of more than one call would be compiled twice.
     state = jax.device_get((tuned.theta, tuned.state.moments))
 
     def so_far(state, losses):
@@ -406,7 +406,7 @@ def search_hard_prefix(
     losses = []
     with _bar(progress, total=num_prompts, desc="HardPT", unit="prompt") as bar:
         for start in range(0, num_prompts, _PROMPTS_A_CALL):
-            # The last block is filled up: one shape, compiled once.
+            # The last block is padded: another shape would be a jit cache miss.
             rows = np.arange(start, start + min(_PROMPTS_A_CALL, num_prompts)) % num_prompts
             of_block = _prompt_losses(searched, jnp.asarray(prompts[rows]), tokens, mask)
             losses.append(jax.device_get(of_block))
