@@ -127,7 +127,7 @@ class Translator:
             elif type(child).__name__ == "solution_node":
                 self.flush()
                 self.solution = child["title"]
-                if isinstance(child[1][0], nodes.container):
+                if isinstance(child[1].children[0], nodes.container):
                     self.written.append("It is the cell below.")
                 self.read(child[1])
                 self.flush()
