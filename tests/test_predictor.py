@@ -17,7 +17,6 @@ from promptbayes import (
     LSTM,
     PRETRAINING,
     Predictor,
-    Transformer,
     dirichlet,
     evaluate,
     exact,
@@ -223,36 +222,6 @@ def test_half_precision_takes_half_the_space_and_changes_nothing_more(small, tmp
     far = small._replace(params=jax.tree.map(lambda x: jnp.full_like(x, 2.0**20), small.params))
     save(path, far)  # beyond float16
     assert_equal(load(path), far)
-
-
-def in_the_old_form(path):
-    """The file as it was when the last LayerNorm stood behind the last block."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    blocks = max(int(key.split(".")[3]) for key in tensors if "blocks" in key)
-    old = {}
-    for key, tensor in tensors.items():
-        last = f"params.torso.blocks.{blocks}.norm."
-        if key.startswith(last):
-            old[key.replace(last, "params.torso.norm.")] = tensor
-        elif ".norm." not in key:
-            old[key] = tensor
-    metadata["sha256"] = predictor._checksum(old)
-    safetensors.numpy.save_file(old, path, metadata)
-
-
-def test_a_file_with_one_last_norm_is_read_or_refused(tmp_path):
-    """For one block that is the same network, for two it is another."""
-    path = tmp_path / "x"
-    one = random_predictor(Transformer(embedding_width=8, mlp_width=8))
-    save(path, one)
-    in_the_old_form(path)
-    assert_equal(load(path), one)
-    save(path, random_predictor(Transformer(embedding_width=8, mlp_width=8, num_layers=2)))
-    in_the_old_form(path)
-    with pytest.raises(ValueError, match="of 2 blocks with one LayerNorm .* Pretrain it again"):
-        load(path)
 
 
 @pytest.mark.parametrize(

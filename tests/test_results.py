@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -199,7 +198,7 @@ def test_a_file_of_the_old_form_is_named_and_left_alone(path):
     results.write(path, old)
     before = path.read_bytes()
     for touch in (lambda: results.read(path), lambda: results.append(path, cell([1]))):
-        with pytest.raises(ValueError, match=r"SoftPT\.nc does not say.*tools/migrate_results"):
+        with pytest.raises(ValueError, match=r"SoftPT\.nc does not say.*computes it again"):
             touch()
     assert path.read_bytes() == before
 
@@ -373,22 +372,3 @@ def test_the_table_shows_numbers_gaps_findings_and_hours(some_results, capsys):
     assert [f"{finding}:", "not", "as", "the", "paper", "claims."] in [line[:6] for line in lines]
     assert ["single-coin", "1.00", "0.00"] in lines  # two cells of half an hour each
     assert lines[-1] == ["1.0", "in", "all,", "on", "2", "x", "cpu,", "x86_64"]
-
-
-def test_files_of_the_old_form_are_brought_into_the_new_one_once(path, tmp_path):
-    """Any number of times: what has the new form stays as it is, bit by bit."""
-    root = Path(__file__).parents[1]
-    command = [sys.executable, str(root / "tools" / "migrate_results.py"), str(tmp_path)]
-    new = results.load_cell("single-coin", "lstm", "SoftPT")
-    axes = ["tuning_step", "parameter", "sequence", "time", "component", "prefix"]
-    old = new.drop_vars(axes).copy(deep=True)
-    old.theta.attrs.clear()
-    del old.attrs["experiment"]
-    results.write(path, old.assign_attrs(training=str(SINGLE.training)))
-    kept = [path.read_bytes()]
-    for said in ("1 of 2", "0 of 2"):  # a NoTuning cell of the new form lies there, too
-        ran = subprocess.run(command, capture_output=True, text=True)
-        assert f"{said} files brought into the new form" in ran.stdout, ran.stderr
-        kept.append(path.read_bytes())
-    assert kept[0] != kept[1] == kept[2]
-    xr.testing.assert_identical(results.read(path), new)

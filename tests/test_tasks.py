@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import promptbayes as pb
 import pytest
 from promptbayes import tasks
 from promptbayes.tasks import (
@@ -432,8 +433,8 @@ def test_tokens_are_checked(task, tokens, error, message):
     [
         ((0, 5), ValueError, "`num_sequences` must be at least 1, got 0"),
         ((5, 0), ValueError, "`length` must be at least 1, got 0"),
-        ((5, 2.0), TypeError, r"`length` must be an integer, got 2\.0"),
-        ((True, 2), TypeError, "`num_sequences` must be an integer, got True"),
+        ((5, 2.0), TypeError, r"`length` must be an int, got 2\.0"),
+        ((True, 2), TypeError, "`num_sequences` must be an int, got True"),
     ],
 )
 def test_sizes_are_checked(task, sizes, error, message):
@@ -511,3 +512,15 @@ def test_a_contract_names_what_is_missing():
         tasks.check_task("task", Bent(0.2), 2, tasks.PromptableTask)
     with pytest.raises(ValueError, match="`task` must have the predictor's alphabet of 3 tokens"):
         tasks.check_task("task", Bent(0.2), 3)
+
+
+@pytest.mark.parametrize("one", [3, np.int32(3), np.uint8(3)])
+def test_a_numpy_integer_is_an_integer(one):
+    training = pb.Training(num_steps=one, batch_size=one, length=one, learning_rate=np.float32(0.5))
+    assert training == pb.Training(num_steps=3, batch_size=3, length=3, learning_rate=0.5)
+    assert "np." not in repr(training) + repr(pb.LSTM(width=one))  # it is stored so
+    assert coin(0.2).sample(jax.random.key(0), one, one).tokens.shape == (3, 3)
+    assert pb.exact.cumulative_regret(random_coins(), coin(0.2), one) > 0
+    small = pb.initialise(pb.LSTM(embedding_width=4, width=4), jax.random.key(0))
+    for method in (pb.Prefix("soft", one), pb.Memory(one)):
+        method.check(small)

@@ -570,7 +570,7 @@ def test_the_hook_sees_the_run_on_its_way_and_changes_nothing(counted):
         ({"hook_steps": [1]}, ValueError, "`hook` and `hook_steps` go together, got None"),
         ({"hook": "print", "hook_steps": [1]}, ValueError, "`hook` and .* together, got 'print'"),
         ({"hook": print, "hook_steps": [8]}, ValueError, r"`hook_steps` .* 0..7, got 8"),
-        ({"hook": print, "hook_steps": [0.5]}, ValueError, r"`hook_steps` .* 0..7, got 0.5"),
+        ({"hook": print, "hook_steps": [0.5]}, TypeError, "`hook_steps` must be an int, got 0.5"),
         ({"num_steps": 0}, ValueError, "`num_steps` must be at least 1, got 0"),
         ({"num_steps": 2.0}, TypeError, "`num_steps` must be an int, got 2.0"),
         ({"tuned": None}, TypeError, "`tuned` must be a Tuned, got NoneType"),

@@ -3,33 +3,40 @@
     python tools/notebooks.py            write all notebooks
     python tools/notebooks.py --check    change nothing; exit 1 if one of them is not up to date
 
-A chapter is a MyST text notebook.  Colab and Jupyter show neither its directives nor its roles, so
-they become plain Markdown here: equations keep their numbers, references become links to the other
-notebooks, theorems and admonitions become quotations, folded solutions stay folded.  A directive or
-role that is not in the tables below is an error and never passes through in silence.
+Colab and Jupyter show neither the directives of a chapter nor its roles.  So Sphinx reads the book,
+numbers it and resolves its references, as it does for the pages, and each node of its document tree
+becomes plain Markdown here: theorems and exercises are quotations, solutions and folded proofs stay
+folded, macros are expanded.  Code cells are taken as they are.  A node for which there is no method
+below is an error and never passes through in silence.
 
-The notebooks have no outputs and depend on nothing but the chapters, `_toc.yml`, `_config.yml` and
-the bibliography, so that making them twice gives the same bytes.
+This module is also the Sphinx extension with the builder.  Nothing is executed, and the notebooks
+have no outputs, so that making them twice gives the same bytes.
 """
 
 import argparse
 import json
-import posixpath
 import re
 import sys
-import textwrap
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import nbformat
 import yaml
-from myst_nb.core.read import read_myst_markdown_notebook
+from docutils import nodes
+from jupyter_book.sphinx import build_sphinx
+from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
 from myst_parser.config.main import MdParserConfig
-from pybtex.database import parse_file
+from sphinx.builders import Builder
+from sphinx.errors import SphinxError
+from sphinx.util.osutil import relative_uri
+from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+
+Node = Any  # docutils does not type the children of its nodes
 
 # The first cell of every notebook.  The build of the book does not see it.
 INSTALL_CELL = """\
@@ -40,774 +47,393 @@ if "google.colab" in sys.modules:
     %pip install --quiet "promptbayes @ git+{url}.git@{branch}"
 """
 
-ADMONITIONS = {
-    "admonition": "",
-    "attention": "Attention",
-    "caution": "Caution",
-    "danger": "Danger",
-    "error": "Error",
-    "hint": "Hint",
-    "important": "Important",
-    "note": "Note",
-    "seealso": "See also",
-    "tip": "Tip",
-    "warning": "Warning",
-    "margin": "",
-    "sidebar": "",
-    "topic": "",
-}
-# sphinx-proof's boxes, each numbered by itself.
-PROOFS = {
-    name: name.capitalize()
-    for name in (
-        *("algorithm", "assumption", "axiom", "conjecture", "corollary", "criterion"),
-        *("definition", "example", "lemma", "notation", "observation", "property"),
-        *("proposition", "remark", "theorem"),
-    )
-}
-TRANSPARENT = {"container", "div", "tab-set", "grid", "card-carousel", "epigraph", "only"}
-CITATIONS = {"cite", "cite:p", "cite:ps", "cite:t", "cite:ts", "cite:author", "cite:year"}
-REFERENCES = {"ref", "numref", "eq", "prf:ref", "math:numref", "doc"}
-CODE_ROLES = {
-    "code", "kbd", "file", "samp", "command", "func", "class", "mod", "meth", "attr", "data", "obj"
-}  # fmt: skip
-
-FENCE = re.compile(r"^( *)(`{3,}|~{3,}|:{3,})(.*)$")
-DIRECTIVE = re.compile(r"^\{([\w:.+-]+)\}\s*(.*)$")
-INLINE = re.compile(
-    r"(?<!`)\{(?P<role>[\w:.+-]+)\}(?P<ticks>`+)(?!`)(?P<body>.+?)(?<!`)(?P=ticks)(?!`)"
-    r"|(?<!`)(?P<cticks>`+)(?!`)(?P<code>.+?)(?<!`)(?P=cticks)(?!`)",
-    re.DOTALL,
-)
-LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
-IMAGE = re.compile(r"!\[(?P<alt>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
-TARGET = re.compile(r"^\(([^()\s]+)\)=\s*$")
-LABELLED = re.compile(r"^(.*)\$\$\s*\(([^()\s]+)\)\s*$")
+# Jupyter collapses the code, Colab hides it behind a form. A click opens either.
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
-class ChapterError(Exception):
-    """A chapter holds something that a notebook cannot show."""
-
-
-@dataclass
-class Label:
-    """What a cross-reference points at."""
-
-    chapter: str
-    kind: str  # "eq", "figure", "table", "section", "exercise", "theorem", ...
-    number: str
-    title: str
-
-    @property
-    def name(self) -> str:
-        names = {"figure": "Fig.", "table": "Table", "eq": ""} | PROOFS
-        return f"{names.get(self.kind, self.kind.capitalize())} {self.number}".strip()
-
-
-@dataclass
-class Block:
-    """Either a piece of running text (`name` is empty) or a directive."""
-
-    name: str
-    argument: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    indent: str = ""
-
-    @property
-    def label(self) -> str:
-        return str(self.options.get("label") or self.options.get("name", ""))
-
-    @property
-    def folded(self) -> bool:
-        return "dropdown" in str(self.options.get("class", ""))
-
-
-def split_blocks(lines: list[str]) -> list[Block]:
-    """Split Markdown into directives and the text between them."""
-    blocks: list[Block] = []
-    text: list[str] = []
-    i = 0
-    while i < len(lines):
-        opened = FENCE.match(lines[i])
-        if not opened:
-            text.append(lines[i])
-            i += 1
-            continue
-        indent, fence, info = opened.groups()
-        closing = re.compile(rf"^ *{re.escape(fence[0])}{{{len(fence)},}}\s*$")
-        end = next((j for j in range(i + 1, len(lines)) if closing.match(lines[j])), len(lines))
-        directive = DIRECTIVE.match(info.strip())
-        if directive:
-            if any(line.strip() for line in text):
-                blocks.append(Block("", lines=text))
-            text = []
-            body = [line.removeprefix(indent) for line in lines[i + 1 : end]]
-            options, body = split_options(body)
-            blocks.append(Block(directive[1], directive[2].strip(), options, body, indent))
-        else:
-            text += lines[i : end + 1]
-        i = end + 1
-    if any(line.strip() for line in text):
-        blocks.append(Block("", lines=text))
-    return blocks
-
-
-def split_options(body: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The options at the head of a directive (`:key: value`, or YAML between dashes)."""
-    options: dict[str, Any] = {}
-    if body and body[0].strip() == "---":
-        end = next(i for i in range(1, len(body)) if body[i].strip() == "---")
-        loaded = yaml.safe_load("\n".join(body[1:end])) or {}
-        return loaded, body[end + 1 :]
-    head = 0
-    while head < len(body) and body[head].startswith(":") and not FENCE.match(body[head]):
-        head += 1
-    plain = [re.match(r"^:([\w-]+):\s*(.*)$", line) for line in body[:head]]
-    if all(plain):
-        options = {found[1]: found[2].strip() for found in plain if found}
-    if not all(plain) or "mystnb" in options:  # nested values: YAML with a colon before each line
-        loaded = yaml.safe_load("\n".join(line[1:] for line in body[:head]))
-        options = dict(loaded)
-    while head and head < len(body) and not body[head].strip():
-        head += 1
-    return options, body[head:]
-
-
-def text_outside_code(lines: list[str]) -> list[str]:
-    """The lines that are not inside a plain code fence."""
-    kept, closing = [], None
-    for line in lines:
-        opened = FENCE.match(line)
-        if closing:
-            if closing.match(line):
-                closing = None
-        elif opened:
-            closing = re.compile(rf"^ *{re.escape(opened[2][0])}{{{len(opened[2])},}}\s*$")
-        else:
-            kept.append(line)
-    return kept
-
-
-@dataclass
 class Book:
-    """The chapters in their order, and everything that can be referred to."""
+    """Which pages there are, and where the repository lies."""
 
-    root: Path = ROOT
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.root / "_config.yml").read_text("utf8"))
-
-    @property
-    def url(self) -> str:
-        return self.config["repository"]["url"]
-
-    @property
-    def branch(self) -> str:
-        return self.config["repository"]["branch"]
-
-    @cached_property
-    def _pages(self) -> dict[str, tuple[int, ...]]:
-        toc = yaml.safe_load((self.root / "_toc.yml").read_text("utf8"))
-        pages: dict[str, tuple[int, ...]] = {toc["root"]: ()}
-        count = 0
-
-        def visit(entries: list[dict], number: tuple[int, ...]) -> None:
-            for i, entry in enumerate(entries, start=1):
-                if "file" not in entry:
-                    continue
-                own = (*number, i) if number else ()
-                pages[entry["file"]] = own
-                visit(entry.get("sections", []), own)
-
-        for part in toc.get("parts", [{"chapters": toc.get("chapters", [])}]):
-            numbered = part.get("numbered", False)
-            for entry in part["chapters"]:
-                if numbered:
-                    count += 1
-                pages[entry.get("file", "")] = (count,) if numbered else ()
-                visit(entry.get("sections", []), (count,) if numbered else ())
-        pages.pop("", None)
-        return pages
-
-    @property
-    def pages(self) -> list[str]:
-        """Every page of the book, as `_toc.yml` names it."""
-        return list(self._pages)
+    def __init__(self, root: Path = ROOT):
+        self.root = root
+        self.config = yaml.safe_load((root / "_config.yml").read_text("utf8"))
+        self.url: str = self.config["repository"]["url"]
+        self.branch: str = self.config["repository"]["branch"]
+        self.pages = [str(page) for page in parse_toc_yaml(root / "_toc.yml")]
 
     @cached_property
     def chapters(self) -> list[str]:
         """The pages that are notebooks."""
-        return [page for page in self.pages if is_notebook(self.root / page)]
-
-    @cached_property
-    def bibliography(self) -> dict[str, tuple[str, str, str]]:
-        """Key -> (authors, year, address)."""
-        entries = {}
-        for name in self.config["bibtex_bibfiles"]:
-            for key, entry in parse_file(str(self.root / name), "bibtex").entries.items():
-                people = [
-                    " ".join(p.prelast_names + p.last_names)
-                    for p in entry.persons.get("author", entry.persons.get("editor", []))
-                ]
-                people = [re.sub(r"[{}]", "", latex_to_text(p)) for p in people]
-                who = people[0] if len(people) == 1 else f"{people[0]} and {people[1]}"
-                if len(people) > 2:
-                    who = f"{people[0]} et al."
-                doi = entry.fields.get("doi")
-                address = f"https://doi.org/{doi}" if doi else entry.fields.get("url", "")
-                entries[key] = (who, entry.fields["year"], address)
-        return entries
-
-    @cached_property
-    def labels(self) -> dict[str, Label]:
-        """Every label of the book with the number that Sphinx gives it (`numfig`)."""
-        labels: dict[str, Label] = {}
-        counters: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
-
-        def next_number(page: str, kind: str) -> str:
-            section = self._pages[page][:1]
-            counters[kind, section] += 1
-            return ".".join(map(str, (*section, counters[kind, section])))
-
-        def visit(page: str, blocks: list[Block]) -> None:
-            for block in blocks:
-                kind = block.name.removeprefix("prf:").removesuffix("-start")
-                if not block.name:
-                    visit_text(page, block.lines)
-                    continue
-                numbered = (
-                    (kind == "math" and block.label)
-                    or (kind == "figure" and "".join(block.lines).strip())
-                    or (kind in ("list-table", "table", "csv-table") and block.argument)
-                    or (block.name == f"prf:{kind}" and kind in PROOFS)
-                    or kind == "exercise"
-                )
-                number = ""
-                if numbered and "nonumber" not in block.options:
-                    kind = {"math": "eq", "list-table": "table", "csv-table": "table"}.get(
-                        kind, kind
-                    )
-                    number = next_number(page, kind)
-                if block.label:
-                    labels[block.label] = Label(page, kind, number, block.argument)
-                self.numbers[page, id(block)] = number
-                if kind == "code-cell":
-                    figure = cell_figure(block)
-                    if figure is not None:
-                        number = next_number(page, "figure")
-                        self.numbers[page, figure.get("name", figure["caption"])] = number
-                        if "name" in figure:
-                            labels[figure["name"]] = Label(page, "figure", number, "")
-                elif kind not in ("math", "eq"):
-                    visit(page, split_blocks(block.lines))
-
-        def visit_text(page: str, lines: list[str]) -> None:
-            pending: list[str] = []
-            for line in text_outside_code(lines):
-                if found := TARGET.match(line):
-                    pending.append(found[1])
-                elif heading := re.match(r"^#+\s+(.*)$", line):
-                    for name in pending:
-                        labels[name] = Label(page, "section", "", heading[1])
-                    pending = []
-                elif found := LABELLED.match(line):
-                    labels[found[2]] = Label(page, "eq", next_number(page, "eq"), "")
-                elif line.strip():
-                    for name in pending:
-                        labels[name] = Label(page, "section", "", "")
-                    pending = []
-
-        for page in self.pages:
-            visit(page, split_blocks(body_of(self.root / page)))
-        return labels
-
-    @cached_property
-    def numbers(self) -> dict[tuple[str, Any], str]:
-        return {}
-
-    @cached_property
-    def titles(self) -> dict[str, str]:
-        titles = {}
-        for page in self.pages:
-            heading = next(
-                (line for line in body_of(self.root / page) if re.match(r"^# ", line)), f"# {page}"
-            )
-            titles[page] = heading[2:].strip()
-        return titles
-
-    def address(self, page: str, target: str) -> str:
-        """Where a notebook finds another page: its notebook, else its text in the repository."""
-        if target in self.chapters:
-            notebook = str(Path(target).with_suffix(".ipynb"))
-            return posixpath.relpath(notebook, posixpath.dirname(page))
-        return f"{self.url}/blob/{self.branch}/{target}"
+        texts = {page: (self.root / page).read_text("utf8") for page in self.pages}
+        return [page for page, text in texts.items() if is_myst_markdown_notebook(text)]
 
 
-def latex_to_text(text: str) -> str:
-    from pybtex.richtext import Text
-
-    return str(Text.from_latex(text)) if "\\" in text or "{" in text else text
-
-
-def body_of(path: Path) -> list[str]:
-    """The lines of a chapter without its front matter."""
-    text = path.read_text("utf8")
-    if text.startswith("---\n"):
-        text = text.split("\n---\n", 1)[1]
-    return text.split("\n")
-
-
-def is_notebook(path: Path) -> bool:
-    """Whether the front matter names a kernel."""
-    text = path.read_text("utf8")
-    if path.suffix != ".md" or not text.startswith("---\n"):
-        return False
-    return "kernelspec" in (yaml.safe_load(text[4:].split("\n---\n", 1)[0]) or {})
-
-
-def read_chapter(path: Path) -> Any:
+def read_chapter(path: Path, text: str = "", **options: Any) -> nbformat.NotebookNode:
     """The chapter as myst-nb reads it when it builds the book."""
-    return read_myst_markdown_notebook(
-        path.read_text("utf8"),
-        MdParserConfig(enable_extensions={"colon_fence", "dollarmath", "amsmath"}),
-        "{code-cell}",
-        "{raw-cell}",
-        path=str(path),
-    )
+    config = MdParserConfig(enable_extensions={"colon_fence", "dollarmath", "amsmath"})
+    text = text or path.read_text("utf8")
+    return read_myst_markdown_notebook(text, config, path=str(path), **options)
 
 
-def cell_figure(block: Block) -> dict[str, str] | None:
-    """`mystnb: {figure: {caption, name}}` of a code cell."""
-    raw = block.options.get("mystnb")
-    if raw is None:
-        return None
-    loaded = yaml.safe_load(raw) if isinstance(raw, str) else raw
-    figure = (loaded or {}).get("figure")
-    return figure if figure and figure.get("caption") else None
+def with_placeholders(text: str, path: str) -> nbformat.NotebookNode:
+    """The chapter with an empty output for each figure: without one Sphinx does not number it."""
+    chapter = read_chapter(Path(path), text, add_source_map=True)
+    for cell in chapter.cells:
+        if "figure" in cell.metadata.get("mystnb", {}):
+            cell.outputs = [nbformat.v4.new_output("display_data", data={"text/plain": ""})]
+    return chapter
 
 
-@dataclass
-class Writer:
-    """Turns the Markdown of one chapter into what a notebook shows."""
+class Translator:
+    """Turns the document of one chapter into the cells of its notebook."""
 
-    book: Book
-    page: str
+    def __init__(self, builder: "NotebookBuilder", docname: str):
+        self.builder = builder
+        self.docname = docname
+        self.cells: list[dict[str, Any]] = []
+        self.written: list[str] = []  # blocks of the Markdown cell that is being written
+        self.solution = ""  # the title of the solution that is being read
 
-    def fail(self, what: str) -> ChapterError:
-        return ChapterError(f"{self.page}: {what}")
+    def add(self, kind: str, source: str, metadata: dict[str, Any]) -> None:
+        cell: dict[str, Any] = {
+            "cell_type": kind,
+            "id": f"x-{len(self.cells):03d}",
+            "metadata": metadata,
+            "source": source.splitlines(keepends=True),
+        }
+        self.cells.append(
+            cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+        )
+
+    def flush(self) -> None:
+        """Complete a Markdown cell."""
+        if self.written:
+            source = "\n\n".join(self.written)
+            self.add("markdown", fold(self.solution, source) if self.solution else source, {})
+        self.written = []
+
+    def read(self, node: Node, level: int = 0) -> None:
+        """Read a document or a section."""
+        child: Node
+        for child in node.children:
+            if isinstance(child, nodes.title):
+                self.flush()
+                self.written.append(f"{'#' * level} {self.inline(child)}")
+            elif isinstance(child, nodes.section):
+                self.read(child, level + 1)
+            elif isinstance(child, nodes.container) and "cell_index" in child:
+                self.flush()
+                self.code(child)
+            elif type(child).__name__ == "solution_node":
+                self.flush()
+                self.solution = child["title"]
+                if isinstance(child[1].children[0], nodes.container):
+                    self.written.append("It is the cell below.")
+                self.read(child[1])
+                self.flush()
+                self.solution = ""
+            elif made := self.block(child):
+                self.written.append(made)
+
+    def code(self, node: Node) -> None:
+        """Read a code cell and the figure that it makes."""
+        tags = node["cell_metadata"].get("tags", [])
+        metadata: dict[str, Any] = {"tags": tags} if tags else {}
+        # The check of an exercise stays open: a reader writes in it.
+        if {"hide-input", "exercise-solution"} & {*tags}:
+            metadata |= FOLDED
+        self.add("code", node[0].astext().rstrip("\n"), metadata)
+        shown = [self.block(figure) for figure in node.findall(nodes.figure)]
+        if alt := node["cell_metadata"].get("mystnb", {}).get("image", {}).get("alt"):
+            shown.append(fold("The figure in words", plain(alt)))
+        if shown:
+            self.add("markdown", "\n\n".join(shown), {})
+
+    def call(self, kind: str, node: Node) -> str:
+        name = type(node).__name__
+        if made := getattr(self, f"{kind}_{name}", None):
+            return made(node)
+        what = " ".join(node.astext().split())[:60]
+        raise SphinxError(
+            f"{self.docname}: no notebook text for <{name}> ({what!r}); see tools/notebooks.py."
+        )
 
     # Running text
 
-    def inline(self, text: str) -> str:
-        """Roles, links and images of running text; code spans stay as they are."""
-        kept: list[str] = []
+    def inline(self, node: Node) -> str:
+        return "".join(self.call("inline", child) for child in node.children)
 
-        def keep(plain: str) -> str:
-            kept.append(plain)
-            return f"\0{len(kept) - 1}\0"
+    inline_inline = inline
 
-        def replace(found: re.Match) -> str:
-            if found["role"]:
-                return keep(self.role(found["role"], " ".join(found["body"].split())))
-            return keep(found[0])
+    def inline_Text(self, node: Node) -> str:
+        return plain(node.astext())
 
-        text = INLINE.sub(replace, text)
-        text = IMAGE.sub(lambda m: f"![{m['alt']}]({self.image(m['target'])})", text)
-        text = LINK.sub(lambda m: self.link(m["text"], m["target"]), text)
-        text = re.sub(r"^\[\^([\w-]+)\]:", r"<sup>\1</sup>", text, flags=re.MULTILINE)
-        text = re.sub(r"\[\^([\w-]+)\]", r"<sup>\1</sup>", text)
-        while "\0" in text:
-            text = re.sub(r"\0(\d+)\0", lambda m: kept[int(m[1])], text)
-        return text
+    def inline_emphasis(self, node: Node) -> str:
+        around = node.parent
+        while around and not isinstance(around, nodes.emphasis):
+            around = around.parent
+        return self.inline(node) if around else f"*{self.inline(node)}*"
 
-    def role(self, role: str, body: str) -> str:
-        name = role.removeprefix("py:")
-        titled = re.match(r"^(.*?)\s*<([^<>]+)>$", body)
-        if role in CITATIONS:
-            return self.citation(role, body)
-        if role in REFERENCES:
-            return self.reference(role, titled[2] if titled else body, titled[1] if titled else "")
-        if name in CODE_ROLES:
-            shown = titled[1] if titled else body
-            return f"`{shown.rsplit('.', 1)[-1] if shown.startswith('~') else shown.lstrip('!')}`"
-        if role == "term":
-            return titled[1] if titled else body
-        if role == "math":
-            return f"${body}$"
-        if role == "abbr":
-            return f"{titled[1]} ({titled[2]})" if titled else body
-        if role in ("sub", "sup"):
-            return f"<{role}>{body}</{role}>"
-        if role == "download":
-            return titled[1] if titled else body
-        raise self.fail(f"no notebook text for the role {{{role}}}; see tools/notebooks.py.")
+    def inline_strong(self, node: Node) -> str:
+        return f"**{self.inline(node)}**"
 
-    def citation(self, role: str, body: str) -> str:
-        shown = []
-        for key in (part.strip() for part in body.split(",")):
-            if key not in self.book.bibliography:
-                raise self.fail(f"the bibliography has no entry {key!r}.")
-            who, year, address = self.book.bibliography[key]
-            text = {"cite:author": who, "cite:year": year}.get(role)
-            if text is None:
-                text = f"{who} ({year})" if role in ("cite:t", "cite:ts") else f"{who}, {year}"
-            shown.append(f"[{text}]({address})" if address else text)
-        joined = ("; " if role in ("cite", "cite:p", "cite:ps") else ", ").join(shown)
-        return f"({joined})" if role in ("cite", "cite:p", "cite:ps") else joined
+    def inline_literal(self, node: Node) -> str:
+        text = " ".join(node.astext().split())
+        return f"`` {text} ``" if "`" in text else f"`{text}`"
 
-    def reference(self, role: str, target: str, text: str) -> str:
-        if role == "doc":
-            return self.link(text, target if target.endswith(".md") else f"{target}.md")
-        label = self.book.labels.get(target)
-        if label is None:
-            raise self.fail(f"nothing has the label {target!r}.")
-        if role == "eq" or (label.kind == "eq" and not text):
-            shown = f"({label.number})"
-        elif role == "numref" and text:
-            shown = text.replace("%s", label.number).replace("{number}", label.number)
-        elif label.kind == "section":
-            shown = text or label.title
-        elif role == "ref" and label.kind in ("figure", "table") and not text:
-            shown = label.title or label.name
-        else:
-            shown = text or label.name
-        if label.chapter == self.page:
-            return shown
-        return f"[{shown}]({self.book.address(self.page, label.chapter)})"
+    def inline_math(self, node: Node) -> str:
+        return f"${self.formula(' '.join(node.astext().split()))}$"
 
-    def resolve(self, target: str) -> str:
-        """A path as the chapter gives it, from the root of the repository."""
-        base = "" if target.startswith("/") else posixpath.dirname(self.page)
-        return posixpath.normpath(posixpath.join(base, target.lstrip("/")))
+    def inline_reference(self, node: Node) -> str:
+        text, address = self.inline(node), node.get("refuri", "")
+        if "bibtex-citation" in node.parent.get("classes", []):
+            address = self.builder.sources[urlsplit(address).fragment]
+        elif node.get("internal"):
+            address = address.split("#")[0]  # notebooks have no anchors
+        return f"[{text}]({address})" if address else text
 
-    def link(self, text: str, target: str) -> str:
-        if re.match(r"^(https?|mailto):", target):
-            return f"[{text}]({target})"
-        if target.startswith("#"):
-            if target[1:] in self.book.labels:
-                return self.reference("ref", target[1:], text)
-            return f"[{text}]({target})"
-        path, _, anchor = target.partition("#")
-        path = self.resolve(path)
-        if path in self.book.pages:
-            if anchor in self.book.labels:
-                return self.reference("ref", anchor, text)
-            return f"[{text or self.book.titles[path]}]({self.book.address(self.page, path)})"
-        if not (self.book.root / path).exists():
-            raise self.fail(f"the link {target!r} leads nowhere.")
-        return f"[{text or path}]({self.book.url}/blob/{self.book.branch}/{path})"
+    inline_number_reference = inline_reference
 
-    def image(self, target: str) -> str:
-        """Colab shows no relative image, so it gets the file in the repository."""
-        if re.match(r"^(https?|data):", target):
-            return target
-        path = self.resolve(target)
-        if not (self.book.root / path).exists():
-            raise self.fail(f"there is no image {target!r}.")
-        raw = self.book.url.replace("https://github.com/", "https://raw.githubusercontent.com/")
-        return f"{raw}/{self.book.branch}/{path}"
+    def formula(self, text: str) -> str:
+        return self.builder.macro.sub(lambda found: self.builder.macros[found[1]], text)
 
-    def text(self, lines: list[str]) -> list[str]:
-        """Running text, with plain code fences and display equations left alone."""
-        out: list[str] = []
-        running: list[str] = []
-        closing: re.Pattern | None = None
-        in_math = False
+    # Blocks
 
-        def flush() -> None:
-            if running:
-                out.extend(self.inline("\n".join(running)).split("\n"))
-                running.clear()
+    def block(self, node: Node) -> str:
+        return self.call("block", node)
 
-        for line in lines:
-            if closing:
-                out.append(line)
-                if closing.match(line):
-                    closing = None
-                continue
-            if (opened := FENCE.match(line)) and not in_math:
-                flush()
-                out.append(line)
-                closing = re.compile(rf"^ *{re.escape(opened[2][0])}{{{len(opened[2])},}}\s*$")
-                continue
-            if TARGET.match(line) or line.startswith("%"):
-                continue
-            starts = line.count("$$")
-            if starts or in_math:
-                flush()
-                if found := LABELLED.match(line):
-                    number = self.book.labels[found[2]].number
-                    line = f"{found[1]}\\tag{{{number}}}$$" if found[1].strip() else ""
-                    if not line:
-                        out.append(f"\\tag{{{number}}}")
-                        line = "$$"
-                if starts % 2:
-                    in_math = not in_math
-                if starts and not in_math and not line.strip().startswith("$$"):
-                    line = line if "\\tag" in line else self.inline(line)
-                out.append(line)
-                continue
-            running.append(line)
-        flush()
-        return out
+    def blocks(self, found: Iterable[Node]) -> str:
+        return "\n\n".join(made for node in found if (made := self.block(node)))
 
-    # Directives
-
-    def blocks(self, lines: list[str]) -> list[str]:
-        out: list[str] = []
-        for block in split_blocks(lines):
-            if not block.name:
-                out += self.text(block.lines)
-                continue
-            made = self.directive(block)
-            if block.indent:
-                made = [block.indent + line if line else line for line in made]
-            if out and out[-1].strip() and made:
-                out.append("")
-            out += made
-            if made and made[-1].strip():
-                out.append("")
-        while out and not out[-1].strip():
-            out.pop()
-        return out
-
-    def directive(self, block: Block) -> list[str]:
-        name = block.name
-        if name == "math":
-            return self.equation(block)
-        if name in ADMONITIONS:
-            title = ADMONITIONS[name]
-            lines = block.lines
-            if name in ("admonition", "topic", "sidebar"):
-                title = self.inline(block.argument)
-            elif block.argument:
-                lines = [block.argument, *lines]
-            body = self.blocks(lines)
-            return fold(title, body) if block.folded else quote(title, body)
-        if name == "dropdown":
-            return fold(self.inline(block.argument) or "More", self.blocks(block.lines))
-        if name.startswith("prf:"):
-            return self.proof(block)
-        if name in ("exercise", "exercise-start"):
-            head = self.numbered_title("Exercise", block)
-            if name == "exercise-start":
-                return [f"**{head}**"]
-            body = self.blocks(block.lines)
-            return fold(head, body) if block.folded else quote(head, body)
-        if name in ("solution", "solution-start"):
-            label = self.book.labels.get(block.argument)
-            if label is None:
-                raise self.fail(f"the solution to {block.argument!r} has no exercise.")
-            head = f"Solution to {label.name}"
-            if name == "solution-start":
-                return [f"**{head}**"]
-            return fold(head, self.blocks(block.lines))
-        if name in ("exercise-end", "solution-end", "index", "tableofcontents", "toctree"):
-            return []
-        if name in ("figure", "image"):
-            return self.figure(block)
-        if name == "list-table":
-            return self.list_table(block)
-        if name == "table":
-            caption = self.table_caption(block)
-            return [*caption, *self.blocks(block.lines)]
-        if name == "glossary":
-            return self.glossary(block)
-        if name in ("code-block", "code", "sourcecode"):
-            return [f"```{block.argument}", *block.lines, "```"]
-        if name in TRANSPARENT:
-            return self.blocks(block.lines)
-        if name in ("tab-item", "grid-item", "grid-item-card", "card"):
-            title = self.inline(block.argument)
-            if title and (target := block.options.get("link")):
-                kind = block.options.get("link-type", "url")
-                title = self.reference(kind, target, title) if kind != "url" else title
-                if kind == "url":
-                    title = self.link(title, target)
-            body = [line for line in block.lines if line.strip() not in ("^^^", "+++")]
-            return [f"**{title}**", "", *self.blocks(body)] if title else self.blocks(body)
-        raise self.fail(f"no notebook text for the directive {{{name}}}; see tools/notebooks.py.")
-
-    def equation(self, block: Block) -> list[str]:
-        body = [
-            line.rstrip() for line in ([block.argument] if block.argument else []) + block.lines
-        ]
-        text = "\n".join(body).strip("\n")
-        # As Sphinx does: `\\` and `&` work without an environment of their own.
-        if "\\\\" in text and "\\begin{" not in text.split("\\\\")[0]:
-            text = f"\\begin{{aligned}}\n{text}\n\\end{{aligned}}"
-        lines = ["$$", *(line for line in text.split("\n") if line.strip())]
-        if block.label:
-            lines.append(f"\\tag{{{self.book.labels[block.label].number}}}")
-        return [*lines, "$$"]
-
-    def number_of(self, block: Block) -> str:
-        if block.label:
-            return self.book.labels[block.label].number
+    def block_nothing(self, node: Node) -> str:
         return ""
 
-    def numbered_title(self, kind: str, block: Block) -> str:
-        head = f"{kind} {self.number_of(block)}".strip()
-        argument = block.argument
-        return f"{head} ({self.inline(argument)})" if argument else head
+    block_target = block_comment = block_nothing
+    block_compound = block_nothing  # the table of contents
 
-    def proof(self, block: Block) -> list[str]:
-        kind = block.name.removeprefix("prf:")
-        body = self.blocks(block.lines)
-        if kind == "proof":
-            lead = self.inline(block.argument)
-            body = [lead, *body] if lead else body
-            return fold("Proof", body) if block.folded else quote("Proof", [*body, "", "∎"])
-        if kind not in PROOFS:
-            raise self.fail(f"no notebook text for the directive {{{block.name}}}.")
-        return quote(self.numbered_title(PROOFS[kind], block), body)
+    def block_raw(self, node: Node) -> str:
+        if "<script" in node.astext():  # of the theme
+            return ""
+        return node.astext()
 
-    def figure(self, block: Block) -> list[str]:
-        alt = block.options.get("alt", "")
-        lines = [f"![{alt}]({self.image(block.argument)})"]
-        caption = " ".join(self.blocks(block.lines)).strip()
-        if caption:
-            number = self.number_of(block)
-            lines += ["", f"**Fig. {number}** {caption}" if number else caption]
-        return lines
+    def block_paragraph(self, node: Node) -> str:
+        # What looks like a list, a quotation or a heading is none.
+        text = re.sub(r"^(\d*)([.)>#+-])(?=\s)", r"\1\\\2", self.inline(node), flags=re.MULTILINE)
+        return text.strip()
 
-    def table_caption(self, block: Block) -> list[str]:
-        if not block.argument:
-            return []
-        number = self.number_of(block)
-        head = f"**Table {number}** " if number else ""
-        return [head + self.inline(block.argument), ""]
+    def block_literal_block(self, node: Node) -> str:
+        return f"```{node.get('language', '')}\n{node.astext().rstrip()}\n```"
 
-    def list_table(self, block: Block) -> list[str]:
-        rows: list[list[list[str]]] = []
-        for line in block.lines:
-            if found := re.match(r"^[*-] [*-]\s?(.*)$", line):
-                rows.append([[found[1]]])
-            elif found := re.match(r"^  [*-]\s?(.*)$", line):
-                rows[-1].append([found[1]])
-            elif line.strip():
-                rows[-1][-1].append(line.strip())
-        cells = [[self.inline(" ".join(cell)).replace("|", "\\|") for cell in row] for row in rows]
-        if not int(block.options.get("header-rows", 0)):
-            cells.insert(0, [""] * len(cells[0]))
-        made = ["| " + " | ".join(row) + " |" for row in cells]
-        made.insert(1, "|" + " --- |" * len(cells[0]))
-        return [*self.table_caption(block), *made]
+    def block_math_block(self, node: Node) -> str:
+        lines = [line for line in self.formula(node.astext()).split("\n") if line.strip()]
+        if r"\\" in node.astext() and not re.search(r"\\begin\{(?s:.)*?\\\\", node.astext()):
+            lines = [r"\begin{aligned}", *lines, r"\end{aligned}"]  # as Sphinx does
+        if number := self.number("displaymath", node):
+            lines.append(rf"\tag{{{number}}}")
+        return "\n".join(["$$", *lines, "$$"])
 
-    def glossary(self, block: Block) -> list[str]:
-        made: list[str] = []
-        for line in block.lines:
-            if line.strip() and not line.startswith(" "):
-                made += ["", f"**{self.inline(line.strip())}**  "]
-            elif line.strip():
-                made.append(self.inline(line.strip().removeprefix(": ")))
-        return made[1:]
+    def block_bullet_list(self, node: Node) -> str:
+        return self.items(node, ["- "] * len(node))
+
+    def block_enumerated_list(self, node: Node) -> str:
+        return self.items(node, [f"{i}. " for i in range(1, len(node) + 1)])
+
+    def items(self, node: Node, marks: list[str]) -> str:
+        made = [
+            mark + indent(self.blocks(item.children), " " * len(mark)).strip()
+            for mark, item in zip(marks, node.children)
+        ]
+        loose = any(len(item.children) > 1 for item in node.children)
+        return ("\n\n" if loose else "\n").join(made)
+
+    def block_image(self, node: Node) -> str:
+        # Colab shows no relative image, so it gets the file in the repository.
+        raw = self.builder.book.url.replace("github.com", "raw.githubusercontent.com")
+        return f"![{node['alt']}]({raw}/{self.builder.book.branch}/{node['uri']})"
+
+    def block_figure(self, node: Node) -> str:
+        number = self.number("figure", node)
+        images = [self.block(image) for image in node.findall(nodes.image)]
+        words = [f"**Fig. {number}** {self.inline(c)}" for c in node.findall(nodes.caption)]
+        return "\n\n".join([*images, *words])
+
+    def block_table(self, node: Node) -> str:
+        rows = [
+            " ".join(self.blocks(entry.children).split()).replace("|", r"\vert{}")
+            for entry in node.findall(nodes.entry)
+        ]
+        width = len(next(node.findall(nodes.row)).children)
+        lines = ["| " + " | ".join(rows[i : i + width]) + " |" for i in range(0, len(rows), width)]
+        if not list(node.findall(nodes.thead)):
+            lines.insert(0, "|" + "   |" * width)
+        lines.insert(1, "|" + " --- |" * width)
+        number = self.number("table", node)
+        titles = [f"**Table {number}** {self.inline(t)}\n" for t in node.findall(nodes.title)]
+        return "\n".join([*titles, *lines])
+
+    def block_container(self, node: Node) -> str:
+        if node.get("design_component") != "dropdown":
+            return self.call("unknown", node)
+        title, *body = node.children
+        return fold(title.astext(), self.blocks(body))
+
+    def block_sidebar(self, node: Node) -> str:
+        return quote(self.blocks(node.children[1:]))  # a margin note has an empty title
+
+    def block_important(self, node: Node) -> str:
+        return quote("**Important**\n\n" + self.blocks(node.children))
+
+    def block_proof_node(self, node: Node) -> str:
+        said = self.blocks(node[0].children)
+        return quote(said.replace("Proof.", "**Proof.**", 1) + " ∎")
+
+    def block_theorem_node(self, node: Node) -> str:
+        kind = node.get("countertype", "exercise")
+        head = f"{node.get('realtype', kind).capitalize()} {self.number(kind, node)}"
+        head += self.inline(node[0]).rstrip()
+        return quote(f"**{head}**\n\n" + self.blocks(node[1].children))
+
+    block_lemma_node = block_corollary_node = block_proposition_node = block_theorem_node
+    block_definition_node = block_exercise_enumerable_node = block_theorem_node
+
+    def number(self, kind: str, node: Node) -> str:
+        """The number that Sphinx has given to a figure, an equation, a theorem."""
+        numbers = self.builder.env.toc_fignumbers.get(self.docname, {}).get(kind, {})
+        found = [numbers[name] for name in node["ids"] if name in numbers]
+        return ".".join(map(str, found[0])) if found else ""
 
 
-def quote(title: str, body: list[str]) -> list[str]:
+def plain(text: str) -> str:
+    """Text in which nothing is taken for Markdown or a formula."""
+    return re.sub(r"[\\`*$]|(?<!\w)_|_(?!\w)|<(?=[\w/!])", r"\\\g<0>", text)
+
+
+def indent(text: str, by: str) -> str:
+    return "\n".join((by + line).rstrip() for line in text.split("\n"))
+
+
+def quote(text: str) -> str:
     """A quotation.  Display equations go on one line: a `>` inside one would be typeset."""
-    lines, formula = [], None
-    for line in body:
-        if formula is not None:
-            formula.append(line.strip())
-            if line.strip().endswith("$$"):
-                lines.append(" ".join(formula))
-                formula = None
-        elif line.strip() == "$$" or (line.strip().startswith("$$") and line.count("$$") == 1):
-            formula = [line.strip()]
-        else:
-            lines.append(line)
-    head = [f"**{title}**", ""] if title else []
-    return [f"> {line}".rstrip() for line in head + lines]
+    text = re.sub(r"^\$\$\n(?s:.)*?\n\$\$$", lambda m: " ".join(m[0].split("\n")), text, flags=re.M)
+    return indent(text, "> ")
 
 
-def fold(title: str, body: list[str]) -> list[str]:
+def fold(title: str, text: str) -> str:
     """What a reader opens when they want to."""
-    return ["<details>", f"<summary><b>{title}</b></summary>", "", *body, "", "</details>"]
+    return f"<details>\n<summary><b>{title}</b></summary>\n\n{text}\n\n</details>"
 
 
-def make_notebook(book: Book, page: str) -> str:
-    """The notebook of one chapter, as the text of its file."""
-    book.labels  # noqa: B018  numbers everything first
-    chapter = read_chapter(book.root / page)
-    writer = Writer(book, page)
-    sources: list[tuple[str, str, dict]] = [
-        ("code", INSTALL_CELL.format(url=book.url, branch=book.branch), {"tags": ["remove-cell"]})
-    ]
-    cell: Any
-    for cell in chapter.cells:
-        if cell.cell_type == "markdown":
-            text = "\n".join(writer.blocks(cell.source.split("\n"))).strip("\n")
-            text = re.sub(r"\n{3,}", "\n\n", text)
-            if text:
-                sources.append(("markdown", text, dict(cell.metadata)))
-            continue
-        metadata = json.loads(json.dumps(cell.metadata))
-        tags = metadata.get("tags", [])
-        hidden = {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags)
-        if hidden and "exercise-check" not in tags:  # these are for writing in
-            metadata["jupyter"] = {"source_hidden": True}
-            metadata["cellView"] = "form"
-        sources.append(("code", cell.source, metadata))
-        figure = metadata.get("mystnb", {}).get("figure")
-        if figure and figure.get("caption"):
-            name = figure.get("name")
-            number = book.labels[name].number if name in book.labels else ""
-            caption = writer.inline(figure["caption"].strip())
-            head = f"**Fig. {number}** " if number else ""
-            sources.append(("markdown", head + caption, {}))
+class NotebookBuilder(Builder):
+    """`sphinx-build -b notebooks`: a notebook for every chapter."""
 
-    cells = []
-    for i, (kind, source, metadata) in enumerate(sources):
-        made: dict[str, Any] = {
-            "cell_type": kind,
-            "id": f"x-{i:03d}",
-            "metadata": metadata,
-            "source": source.rstrip("\n").splitlines(keepends=True),
+    name = format = "notebooks"
+
+    def init(self) -> None:
+        self.book = Book(Path(self.app.srcdir))
+        self.chapters = {page.removesuffix(".md") for page in self.book.chapters}
+        self.macros: dict[str, str] = self.config.mathjax3_config["tex"]["macros"]
+        self.macro = re.compile(rf"\\({'|'.join(self.macros)})(?![a-zA-Z])")
+
+    def prepare_writing(self, docnames: set[str]) -> None:
+        # Citations lead to what is cited: a bibliography is no notebook.
+        self.sources = {}
+        bibliography: Any = self.env.get_domain("cite")
+        for found in bibliography.citations:
+            fields = found.entry.fields
+            doi = f"https://doi.org/{fields['doi']}" if "doi" in fields else ""
+            self.sources[found.citation_id] = doi or fields.get("url", "")
+
+    def get_outdated_docs(self) -> set[str]:
+        return self.chapters
+
+    def get_target_uri(self, docname: str, typ: str | None = None) -> str:
+        if docname in self.chapters:
+            return f"{docname}.ipynb"
+        return f"{self.book.url}/blob/{self.book.branch}/{docname}.md"
+
+    def get_relative_uri(self, from_: str, to: str, typ: str | None = None) -> str:
+        target = self.get_target_uri(to)
+        return target if "://" in target else relative_uri(self.get_target_uri(from_), target)
+
+    def write_doc(self, docname: str, doctree: nodes.document) -> None:
+        if docname not in self.chapters:
+            return
+        made = Translator(self, docname)
+        install = INSTALL_CELL.format(url=self.book.url, branch=self.book.branch)
+        made.add("code", install, {"tags": ["remove-cell"]})
+        made.read(doctree)
+        made.flush()
+        notebook = {
+            "cells": made.cells,
+            "metadata": {
+                "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                "language_info": {"name": "python"},
+            },
+            "nbformat": 4,
+            "nbformat_minor": 5,
         }
-        if kind == "code":
-            made |= {"execution_count": None, "outputs": []}
-        cells.append(made)
-    notebook = {
-        "cells": cells,
-        "metadata": {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        },
-        "nbformat": 4,
-        "nbformat_minor": 5,
+        path = Path(self.outdir, f"{docname}.ipynb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
+        path.write_text(text + "\n", "utf8")
+
+
+def make_notebooks(root: Path) -> Path:
+    """Make all notebooks of a book; a warning of Sphinx is an error.
+
+    Returns:
+        The folder in which they lie. What Sphinx has read is kept beside it, so that only pages
+        that have changed are read again.
+    """
+    made = root / ".cache" / "notebooks" / "made"
+    settings = {
+        "latex_individualpages": False,
+        "nb_execution_mode": "off",
+        "nb_mime_priority_overrides": [("notebooks", "text/plain", 0)],
+        **{"html_static_path": [], "html_logo": None, "html_favicon": None},  # of pages alone
     }
-    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    status = build_sphinx(
+        root, made, noconfig=True, path_config=root / "_config.yml", confoverrides=settings,
+        builder="notebooks", quiet=True, warningiserror=True, keep_going=True,
+    )  # fmt: skip
+    if status:
+        raise SystemExit("The notebooks were not made.")
+    return made
 
 
-def main() -> int:
+def main() -> None:
     """Write the notebooks, or check them."""
-    parser = argparse.ArgumentParser(description=textwrap.dedent(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description="Make the notebooks of the book.")
     parser.add_argument("--check", action="store_true", help="change nothing, report differences")
+    parser.add_argument("--root", type=Path, default=ROOT, help="of another book")
     arguments = parser.parse_args()
-    book = Book()
-    stale, refused = [], 0
-    for page in book.chapters:
-        target = (book.root / page).with_suffix(".ipynb")
-        try:
-            made = make_notebook(book, page)
-        except ChapterError as error:
-            print(error, file=sys.stderr)
-            refused += 1
-            continue
-        if not target.exists() or target.read_text("utf8") != made:
-            stale.append(str(target.relative_to(book.root)))
+    made, stale = make_notebooks(arguments.root), []
+    chapters = Book(arguments.root).chapters
+    for name in (str(Path(page).with_suffix(".ipynb")) for page in chapters):
+        text, target = (made / name).read_text("utf8"), arguments.root / name
+        if not target.exists() or target.read_text("utf8") != text:
+            stale.append(name)
             if not arguments.check:
-                target.write_text(made, "utf8")
+                target.write_text(text, "utf8")
     if stale and arguments.check:
-        print("Not up to date (run `make notebooks`):", *stale, sep="\n  ")
-    if refused or (stale and arguments.check):
-        return 1
-    print(f"{len(book.chapters)} notebooks, {len(stale)} written.")
-    return 0
+        sys.exit("\n  ".join(["Not up to date (run `make notebooks`):", *stale]))
+    print(f"{len(chapters)} notebooks, {len(stale)} written.")
+
+
+def _read_with_placeholders(app) -> None:
+    if app.builder.name == NotebookBuilder.name:
+        for docname in app.builder.chapters:
+            path = app.env.doc2path(docname)
+            reader = "notebooks.with_placeholders", {"path": path}, False
+            app.env.mystnb_config.custom_formats[path] = reader
+
+
+def setup(app) -> dict:
+    """Register with Sphinx."""
+    app.add_builder(NotebookBuilder)
+    app.connect("builder-inited", _read_with_placeholders, priority=900)  # after myst-nb
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

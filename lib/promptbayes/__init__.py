@@ -7,6 +7,8 @@ is the yardstick.
 
 from . import exact, figures, hardware
 
+__version__ = "0.1.0"  # CITATION.cff and CHANGELOG.md name it too
+
 hardware.use_all_cores()
 
 from .methods import METHODS, HardPrefix, LoRA, Memory, Method, Prefix, Weights  # noqa: E402

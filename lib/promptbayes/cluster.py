@@ -18,8 +18,8 @@ from tqdm import tqdm
 from . import experiments
 
 _SECONDS_TO_CONNECT = 10
-# How often a block is submitted. Each time the scheduler forgives it three lost workers (its
-# `allowed-failures`); what loses sixteen is too large for them.
+# How often a block is submitted. The scheduler gives a submission up at its fourth lost worker
+# (`distributed.scheduler.allowed-failures` is 3). A block that has lost 16 needs too much memory.
 _SUBMISSIONS = 4
 
 Cell = tuple[str, str, str]  # setting, network, method
@@ -117,7 +117,9 @@ def _connect(distributed, address: str):
     """A client that does not become the process's default, which xarray would want to use."""
     tls = distributed.Security().get_connection_args("client")  # where dask is configured so
 
-    async def ask():  # a client alone would wait for ever on a port that takes and says nothing
+    # The time-out of a Client does not cover the handshake (`distributed.comm.core.connect`): on a
+    # port that accepts and never answers it would wait for ever.
+    async def ask():
         async with asyncio.timeout(_SECONDS_TO_CONNECT):
             async with distributed.rpc(address, connection_args=tls) as scheduler:
                 await scheduler.identity()

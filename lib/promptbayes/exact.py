@@ -19,6 +19,7 @@ from .tasks import (
     ExchangeableTask,
     check_contract,
     check_int,
+    check_number,
     log_rising,
 )
 
@@ -456,13 +457,12 @@ def _check(length, max_terms, source_task, predictor_task, prompt_length=0, all_
             f"`predictor_task` must have the source's {num_tokens} tokens, "
             f"got {predictor_task.num_tokens}."
         )
-    check_int("prompt_length", prompt_length, 0, int | np.integer)
-    check_int("length", length, kinds=int | np.integer)
-    if isinstance(max_terms, bool) or not isinstance(max_terms, int | float | np.number):
-        raise TypeError(f"`max_terms` must be a number, got {max_terms!r}.")
+    prompt_length = check_int("prompt_length", prompt_length, 0)
+    length = check_int("length", length)
+    max_terms = check_number("max_terms", max_terms)
     # Counts of all lengths 0..N over |A| tokens are those of length N over one token more.
-    counts = _num_counts(int(length), num_tokens + all_lengths)
-    counts *= _num_counts(int(prompt_length), num_tokens)
+    counts = _num_counts(length, num_tokens + all_lengths)
+    counts *= _num_counts(prompt_length, num_tokens)
     components = max(source_task.num_components, predictor_task.num_components)
     terms = counts * components
     if not terms <= max_terms:
@@ -473,4 +473,4 @@ def _check(length, max_terms, source_task, predictor_task, prompt_length=0, all_
             f"{num_tokens} tokens. They take about {hours:.2g} hours on one core, and "
             f"{max(_BLOCK, components) / 2**14:.0f} MiB; `max_terms={1.1 * terms:.1e}` goes on."
         )
-    return int(length), source_task, predictor_task
+    return length, source_task, predictor_task

@@ -1,9 +1,9 @@
 """What is about the machine and not about the paper: cores, caches, devices.
 
-Everything here changes speed and memory only, never a number beyond rounding. Each lever names what
-it gains: how many times slower FullWT is on two cores without it, for the LSTM and the Transformer
-(`benchmarks/results/cpu.md`). Two more are in `networks`: what all sequences share is computed once
-(1.5 and 1.3), and the LSTM's gradient is written by hand (1.4).
+Everything here changes speed and memory only, never a number beyond rounding. What each lever gains
+is measured in `benchmarks/results/cpu.md`. Two more are in `networks`: what all sequences share is
+computed once (the prefill, and the projections of every token), and the LSTM's gradient is written
+by hand.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-#: Activations of one micro-batch should stay in a core's cache, L2 and its share of L3 (1.3, 1.8).
+#: Bytes. Activations of one micro-batch should stay in a core's caches, L2 and its share of L3.
 CACHE_BYTES = 6 * 2**20
 
 
 def use_all_cores() -> None:
     """Make each CPU core a jax device, so that repetitions run side by side, one a core.
 
-    XLA splits one small matrix product badly over cores; whole repetitions split perfectly: 1.6,
-    1.4. Set `PROMPTBAYES_CPU_DEVICES` to choose the number, 1, 2, ... (else ValueError). Without
-    effect once jax has been used.
+    XLA splits one small matrix product badly over cores; whole repetitions split perfectly. Set
+    `PROMPTBAYES_CPU_DEVICES` to choose the number, 1, 2, ... (else ValueError). Without effect once
+    jax has been used.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = os.environ.get("PROMPTBAYES_CPU_DEVICES", str(cores or 1))

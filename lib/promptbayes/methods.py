@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from . import networks
 from .predictor import Predictor, no_prefix
-from .tasks import check_contract, check_hashable
+from .tasks import check_contract, check_hashable, check_int
 
 KINDS = ("simplex", "real", "soft")  #: of a `Prefix`
 PARTS = ("embedding", "torso", "unembedding")  #: of a network
@@ -88,7 +88,7 @@ class Prefix:
         """Raise if this cannot be tuned."""
         if self.kind not in KINDS:
             raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {self.kind!r}.")
-        _check_length("prefix", self.length)
+        check_int("length", self.length)
 
     def init(self, key: jax.Array, base: Predictor) -> jax.Array:
         """Random one-hot rows, [prefix, token] or [prefix, width]."""
@@ -152,8 +152,7 @@ class LoRA:
                 f"LoRA is defined on a Transformer's attention, got `base` with a network of kind "
                 f"{type(base.network).__name__}; tune it with Weights(...) instead."
             )
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"`rank` must be an int of at least 1, got {self.rank!r}.")
+        check_int("rank", self.rank)
 
     def init(self, key: jax.Array, base: Predictor) -> dict[str, Any]:
         """A and B of every kernel, in the torso's own tree."""
@@ -211,7 +210,7 @@ class Memory:
 
     def check(self, base: Predictor) -> None:
         """Raise if this cannot be tuned."""
-        _check_length("memory", self.length)
+        check_int("length", self.length)
         theta = jax.eval_shape(lambda: self.init(jax.random.key(0), base))
         for leaf in jax.tree.leaves(theta):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -256,13 +255,6 @@ class Memory:
 
 def _torso(predictor: Predictor) -> networks.Torso:
     return networks.bind(predictor.network, predictor.params).torso
-
-
-def _check_length(of: str, length) -> None:
-    if type(length) is not int:
-        raise TypeError(f"`length` of a {of} must be an int, got {length!r}.")
-    if length < 1:
-        raise ValueError(f"`length` of a tuned {of} must be at least 1, got {length}.")
 
 
 #: The methods by their names in tables and figures.

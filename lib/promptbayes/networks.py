@@ -1,9 +1,10 @@
 """The sequential predictors pi_theta: embedding -> torso -> unembedding (Section 4.1).
 
 This is the only file that knows flax. A torso reads vectors and carries a *memory* of what it has
-read: the LSTM's cells, the Transformer's keys and values. The empty context and the prefix are
-read once, without a batch axis, for they are the same for every sequence; the memory they leave
-is where the content starts. A prompt conditions the network through this memory and nothing else.
+read: the LSTM's cells and hidden states, the Transformer's KV cache. The empty context and the
+prefix are read once, without a batch axis, for they are the same for every sequence (the prefill of
+language models, shared by the batch); the memory they leave is where the content starts. A prompt
+conditions the network through this memory and nothing else.
 
 Shapes in names: B batch, T time, P positions already in memory, A tokens, D embedding width,
 H heads, K head width, F features of a state.
@@ -42,7 +43,7 @@ class Carried(NamedTuple):
 class Shared(NamedTuple):
     """What is the same for all sequences, computed once for however many batches of them."""
 
-    carried: Carried  #: what the empty context and the prefix leave
+    carried: Carried  #: what the prefill, empty context and prefix, leaves
     vocabulary: Any  #: [token, time, ...]: what each token would be to the torso at each step
 
 
@@ -408,9 +409,10 @@ class Architecture:
         self.check_sizes("num_tokens", "embedding_width")
 
     def check_sizes(self, *names: str) -> None:
-        """Raise unless these fields are ints of at least 1, `num_tokens` of at least 2."""
+        """Raise unless these fields are integers of at least 1, `num_tokens` of at least 2."""
         for name in names:
-            check_int(name, getattr(self, name), 2 if name == "num_tokens" else 1)
+            size = check_int(name, getattr(self, name), 2 if name == "num_tokens" else 1)
+            object.__setattr__(self, name, size)
 
     def torso(self, rngs: nnx.Rngs) -> Torso:
         """The part between embedding and unembedding."""

@@ -325,8 +325,6 @@ def load(path, architectures: Collection[type[Architecture]] = ()) -> Predictor:
         raise ValueError(f"`path`: {path} holds no known architecture: {error}") from error
     tree = _unflatten(tensors)
     leaves = tree.pop("memory", {})
-    if type(architecture) is networks.Transformer and "norm" in tree["params"]["torso"]:
-        _move_norm_into_block(tree["params"]["torso"], path)
     if _shapes(tree) != _expected_shapes(architecture, len(tree["prefix"])):
         name = type(architecture).__name__
         raise ValueError(f"`path`: {path} has weights of other shapes than its {name} needs.")
@@ -363,17 +361,6 @@ def _architecture(text: str, known: dict[str, type[Architecture]]) -> Architectu
 def _expected_shapes(architecture: Architecture, prefix_length: int) -> Any:
     prefix = jnp.zeros((prefix_length, architecture.embedding_width))
     return _shapes({"params": without_numbers(architecture).params, "prefix": prefix})
-
-
-def _move_norm_into_block(torso: Params, path: Path) -> None:
-    """Bring weights into today's form that have their LayerNorm behind the last block."""
-    if len(torso["blocks"]) > 1:
-        raise ValueError(
-            f"`path`: {path} holds a Transformer of {len(torso['blocks'])} blocks with one "
-            "LayerNorm behind the last; now each block ends in one, which is another network. "
-            "Pretrain it again (`python -m promptbayes pretrain`, or `pretrain`)."
-        )
-    torso["blocks"][0]["norm"] = torso.pop("norm")
 
 
 def settings(path) -> dict[str, Any]:

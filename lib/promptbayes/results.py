@@ -78,8 +78,8 @@ def read(path) -> xr.Dataset:
         raise ValueError(f"`path`: {path} is a netCDF file, but not a cell of promptbayes.")
     if "experiment" not in dataset.attrs:
         raise ValueError(
-            f"`path`: {path} does not say what its tasks are, as files did not before; "
-            "`python tools/migrate_results.py FOLDER` of the repository brings them up to date."
+            f"`path`: {path} does not say what its tasks are, as the first files did not; "
+            "`python -m promptbayes reproduce` computes it again."
         )
     return dataset
 

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .tasks import check_int
+
 
 class Components(NamedTuple):
     """Principal components of states: a centre, directions, and a scale for each."""
@@ -48,8 +50,7 @@ def fit_components(states, num_components: int = 2) -> Components:
     if not np.all(np.isfinite(states)):
         raise ValueError("`states` must be finite.")
     flat = states.reshape(-1, states.shape[-1])
-    if type(num_components) is not int:
-        raise TypeError(f"`num_components` must be an int, got {num_components!r}.")
+    num_components = check_int("num_components", num_components, -np.inf)
     if not 1 <= num_components <= min(flat.shape):
         raise ValueError(
             f"`num_components` must be between 1 and {min(flat.shape)} for states of shape "

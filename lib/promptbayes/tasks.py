@@ -609,13 +609,20 @@ def _log_sum(weights, log_likelihood):
 # Validation, at the public entries only.
 
 
-def check_int(name: str, value, least: int = 1, kinds: Any = int) -> None:
-    """Raise unless this is an int, or of these kinds, of at least so many."""
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        expected = "an int" if kinds is int else "an integer"
-        raise TypeError(f"`{name}` must be {expected}, got {value!r}.")
+def check_int(name: str, value, least: float = 1) -> int:
+    """The value as an int; raises unless it is one, of Python or numpy, of at least so many."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be an int, got {value!r}.")
     if value < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+    return int(value)
+
+
+def check_number(name: str, value) -> float:
+    """The value as a number of Python; raises unless it is one, of Python or numpy."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_contract(name: str, value, contract: type) -> None:
@@ -710,8 +717,8 @@ def check_sequences(name: str, sequences: Sequences, num_tokens: int):
 
 
 def _check_sizes(task, num_sequences, length):
-    check_int("num_sequences", num_sequences, kinds=int | np.integer)
-    check_int("length", length, kinds=int | np.integer)
+    check_int("num_sequences", num_sequences)
+    check_int("length", length)
     _check_batch("num_sequences", task, num_sequences)
 
 

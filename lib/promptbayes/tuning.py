@@ -26,7 +26,7 @@ from .methods import METHODS, PARTS, Method, Weights, check_method, check_theta
 from .networks import Architecture
 from .predictor import Predictor, check_architecture, check_key, initialise, is_key, no_prefix
 from .regret import SequentialPredictor, as_pytree, evaluate, log_loss, predictor_num_tokens
-from .tasks import Sequences, Task, check_int, check_task, draw
+from .tasks import Sequences, Task, check_int, check_number, check_task, draw
 
 _STEPS_A_CALL = 50  # at most, between two looks at the progress bar and at Ctrl-C
 _PROMPTS_A_CALL = 64  # of a search: likewise, and what bounds its memory
@@ -57,11 +57,10 @@ class Training:
 
     def __post_init__(self):
         for name in ("num_steps", "batch_size", "length"):
-            check_int(name, getattr(self, name))
+            object.__setattr__(self, name, check_int(name, getattr(self, name)))
         for name in ("learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            if type(value) not in (int, float):
-                raise TypeError(f"`{name}` must be a number, got {value!r}.")
+            value = check_number(name, getattr(self, name))
+            object.__setattr__(self, name, value)
             if not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value!r}.")
         if math.isinf(self.learning_rate):
@@ -235,7 +234,7 @@ def resume(
     """
     if not isinstance(tuned, Tuned):
         raise TypeError(f"`tuned` must be a Tuned, got {type(tuned).__name__}.")
-    check_int("num_steps", num_steps)
+    num_steps = check_int("num_steps", num_steps)
     return _run(tuned, tuned.losses.shape[1] + num_steps, hook, hook_steps, progress)
 
 
@@ -251,8 +250,8 @@ def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> 
     first = losses.shape[1]
     hook_steps = _check_hook(hook, hook_steps, first, end)
     training = replace(training, num_steps=1)  # how many there are is no part of the program
-    # On the host between calls: what comes back spread over cores would count as another kind of
-    # input, and every run of more than one call would be compiled twice.
+    # On the host between calls: what comes back has another sharding, which would be a jit cache
+    # miss: every run of more than one call would be compiled twice.
     state = jax.device_get((tuned.theta, tuned.state.moments))
 
     def so_far(state, losses):
@@ -382,9 +381,9 @@ def search_hard_prefix(
         >>> search_hard_prefix(predict, coin(0.1), 2, key=jax.random.key(0)).best
         array([0, 0], dtype=int32)
     """
-    check_int("length", length, 0)
-    check_int("num_sequences", num_sequences, 2)
-    check_int("sequence_length", sequence_length)
+    length = check_int("length", length, 0)
+    num_sequences = check_int("num_sequences", num_sequences, 2)
+    sequence_length = check_int("sequence_length", sequence_length)
     check_key("key", key)
     check_task("task", task, predictor_num_tokens(predictor, sequence_length))
     num_prompts = task.num_tokens ** min(length, 63)  # already too many; more has too many digits
@@ -407,7 +406,7 @@ def search_hard_prefix(
     losses = []
     with _bar(progress, total=num_prompts, desc="HardPT", unit="prompt") as bar:
         for start in range(0, num_prompts, _PROMPTS_A_CALL):
-            # The last block is filled up: one shape, compiled once.
+            # The last block is padded: another shape would be a jit cache miss.
             rows = np.arange(start, start + min(_PROMPTS_A_CALL, num_prompts)) % num_prompts
             of_block = _prompt_losses(searched, jnp.asarray(prompts[rows]), tokens, mask)
             losses.append(jax.device_get(of_block))
@@ -444,12 +443,12 @@ def _bar(progress: bool, **settings) -> tqdm:
 
 def _check_hook(hook, hook_steps, first: int, end: int) -> frozenset[int]:
     """Steps at which the hook is due; those up to `first` had it in an earlier run, but for 0."""
-    steps = [hook_steps] if isinstance(hook_steps, int) else list(hook_steps)
+    steps = [hook_steps] if isinstance(hook_steps, int | np.integer) else list(hook_steps)
     if (hook is None) != (not steps) or not (hook is None or callable(hook)):
         raise ValueError(f"`hook` and `hook_steps` go together, got {hook!r} at {steps}.")
-    wrong = [step for step in steps if type(step) is not int or not 0 <= step <= end]
-    if wrong:
-        raise ValueError(f"`hook_steps` must be ints in 0..{end}, got {wrong[0]!r}.")
+    steps = [check_int("hook_steps", step, 0) for step in steps]
+    if steps and max(steps) > end:
+        raise ValueError(f"`hook_steps` must be in 0..{end}, got {max(steps)}.")
     return frozenset(step for step in steps if step > first or step == first == 0)
 
 
