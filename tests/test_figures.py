@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from promptbayes import figures
+from promptbayes.figures import style
 
 mpl.use("Agg")
 RNG = np.random.default_rng(0)
@@ -69,7 +70,6 @@ CASES = {
     "prediction_maps": lambda: figures.prediction_maps(
         {"Bayes": TRIANGLE, "LSTM": TRIANGLE}, spread={"LSTM": TRIANGLE}, title="Maps"
     ),
-    "prediction_map": lambda: figures.prediction_map(TRIANGLE, TRIANGLE, name="LSTM"),
     "prediction_scatter": lambda: figures.prediction_scatter(
         GRID, {"LSTM": GRID**2, "Transformer": GRID}, title="Predictions"
     ),
@@ -83,9 +83,6 @@ CASES = {
         vlines={"N_tune": 50},
         marks={"L = 10": (10, 2.0)},
         title="Longer prompts",
-    ),
-    "kl_over_training": lambda: figures.kl_over_training(
-        [1, 10, 100], {"LSTM": [3.0, 1.0, 0.1]}, yardstick=("KT", 0.132), title="Training"
     ),
     "regret_split": lambda: figures.regret_split(["a", "b"], 0.5, [0.0, 1.0], title="Split"),
     "regret_heatmap": lambda: figures.regret_heatmap(
@@ -119,13 +116,7 @@ def segments(collection):
 
 
 def test_cases_cover_every_public_function():
-    public = {
-        name
-        for name, value in vars(figures).items()
-        if inspect.isfunction(value)
-        and value.__module__ == figures.__name__
-        and not name.startswith("_")
-    }
+    public = {name for name in figures.__all__ if inspect.isfunction(getattr(figures, name))}
     assert public == set(CASES)
 
 
@@ -319,7 +310,7 @@ def test_prefix_trajectories_mark_the_state_after_the_prefix():
     np.testing.assert_array_equal(ground, STATES.reshape(-1, 2))
     np.testing.assert_array_equal(triangles, prefix[:, :-1].reshape(-1, 2))
     np.testing.assert_array_equal(rings, prefix[:, -1])
-    assert axes.get_lines()[2].get_markeredgecolor() == figures.RED
+    assert axes.get_lines()[2].get_markeredgecolor() == style.RED
     trajectories, paths = (segments(lines) for lines in axes.collections)
     np.testing.assert_array_equal(trajectories, content)
     np.testing.assert_array_equal(paths, prefix)
@@ -383,8 +374,8 @@ def test_prediction_maps_put_flips_on_x_and_ones_on_y():
     assert figure.axes[0].get_ylabel() == "ones $k$"
 
 
-def test_prediction_map_has_its_spread_beside_it():
-    figure = figures.prediction_map(TRIANGLE, TRIANGLE / 10, name="LSTM")
+def test_one_prediction_map_has_its_spread_beside_it():
+    figure = figures.prediction_maps({"LSTM": TRIANGLE}, spread={"LSTM": TRIANGLE / 10})
     spread = figure.axes[1].collections[0]
     np.testing.assert_array_equal(spread.get_array().filled(np.nan), TRIANGLE.T / 10)
     assert spread.get_clim() == (0.0, np.nanmax(TRIANGLE) / 10)
@@ -407,14 +398,6 @@ def test_lines_draw_curves_rules_and_marks():
     assert ([10], [2.0]) in [tuple(map(list, line.get_data())) for line in axes.get_lines()]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert drawn["best"].get_linestyle() != drawn["typical"].get_linestyle()
-
-
-def test_kl_over_training_is_logarithmic_with_a_yardstick():
-    figure = CASES["kl_over_training"]()
-    drawn = lines_of(figure)
-    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
-    np.testing.assert_array_equal(drawn["LSTM"].get_ydata(), [3.0, 1.0, 0.1])
-    assert set(drawn["KT"].get_ydata()) == {0.132}
 
 
 def test_regret_split_stacks_and_sums():
@@ -541,7 +524,6 @@ WRONG = [
         lambda: figures.prediction_maps({"A": TRIANGLE}, spread={"B": TRIANGLE}),
         r"`spread`.*\['B'\]",
     ),
-    (lambda: figures.prediction_map(TRIANGLE[0]), r"`maps\[''\]`"),
     (
         lambda: figures.prediction_scatter([0.5], {"A": [0.5, 0.5]}),
         r"`network\['A'\]`.*\(1,\).*\(2,\)",
@@ -551,7 +533,6 @@ WRONG = [
         lambda: figures.lines([1], {"A": [1.0]}, xlabel="", ylabel="", yscale="logit"),
         "`yscale` must be.*'logit'",
     ),
-    (lambda: figures.kl_over_training([1, 2], {"A": [1.0]}), r"`kl\['A'\]`.*\[step=2\]"),
     (lambda: figures.regret_split(["a", "b"], 1.0, [1.0]), r"`fault`.*\[predictor=2\]"),
     (
         lambda: figures.regret_split(["a", "b"], [1.0], [1.0, 2.0]),
@@ -680,20 +661,18 @@ def test_colours_of_a_group_differ(group, sight, theme):
 @pytest.mark.parametrize("theme", THEMES)
 def test_colours_stand_out_from_the_ground(theme):
     """WCAG 2.2 asks for a contrast of 3 to 1 for what is drawn."""
-    ramp = [figures._shade(place, 6) for place in range(7)]
-    for colour in [*(style.colour for style in figures.METHOD_STYLE.values()), *ramp]:
+    ramp = [style.shade(place, 6) for place in range(7)]
+    for colour in [*(own.colour for own in figures.METHOD_STYLE.values()), *ramp]:
         assert contrast(colour, theme) >= 3, colour
 
 
 def test_the_ramp_is_ordered_in_black_and_white():
-    shades = [
-        LUMINANCE @ linear(np.array(figures._RAMP(place)[:3])) for place in np.linspace(0, 1, 9)
-    ]
+    shades = [LUMINANCE @ linear(np.array(style.RAMP(place)[:3])) for place in np.linspace(0, 1, 9)]
     assert (np.diff(shades) > 0).all()
 
 
 def test_without_colour_line_style_and_marker_differ():
-    looks = {name: (style.linestyle, style.marker) for name, style in figures.METHOD_STYLE.items()}
+    looks = {name: (own.linestyle, own.marker) for name, own in figures.METHOD_STYLE.items()}
     methods = [look for name, look in looks.items() if name not in figures.NETWORKS]
     assert len(set(methods)) == len(methods)
     assert len({marker for _, marker in methods}) == len(methods)
@@ -709,8 +688,8 @@ def test_every_method_and_baseline_has_a_style_and_a_group():
 
 
 def test_a_method_on_a_network_keeps_the_colour_and_takes_the_line_style():
-    style = figures._style("SoftPT, LSTM")
-    assert style is not None
-    assert style.colour == figures.METHOD_STYLE["SoftPT"].colour
-    assert style.linestyle == figures.METHOD_STYLE["LSTM"].linestyle
-    assert figures._style("best prompt") is None
+    both = style.style_of("SoftPT, LSTM")
+    assert both is not None
+    assert both.colour == figures.METHOD_STYLE["SoftPT"].colour
+    assert both.linestyle == figures.METHOD_STYLE["LSTM"].linestyle
+    assert style.style_of("best prompt") is None

@@ -1,0 +1,150 @@
+"""What several figures draw: grids of axes, curves, reference lines, labels, legends."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from .checks import Array
+from .style import BLACK, HALO, RED, RULE, curve_style
+
+Point = tuple[float, float]
+
+
+def grid(
+    num_panels: int,
+    columns: int,
+    height: float,
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    shared: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `num_panels` axes, at most `columns` in a row of `height` inches."""
+    columns = min(columns, num_panels)
+    rows = -(-num_panels // columns)
+    size = (7.0, height * rows + 0.3)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, sharex=shared, sharey=shared
+    )
+    panels = list(axes.flat)
+    for spare in panels[num_panels:]:
+        spare.remove()
+    for lowest in panels[num_panels - columns : num_panels]:
+        lowest.tick_params(labelbottom=True)
+        lowest.set_xlabel(xlabel)
+    for first in panels[:num_panels:columns]:
+        first.set_ylabel(ylabel)
+    return figure, panels[:num_panels]
+
+
+def curve(axes: Axes, x: Array, y: Array, name: str, index: int, count: int) -> str:
+    """Draw one of `count` named curves, with a few staggered markers; return its colour."""
+    style = curve_style(name, index)
+    every = max(1, len(x) // 8)
+    axes.plot(
+        x,
+        y,
+        label=name,
+        color=style.colour,
+        linestyle=style.linestyle,
+        linewidth=2.0,
+        marker=style.marker,
+        markevery=(index * every // count, every),
+        zorder=3,
+    )
+    return style.colour
+
+
+def note(axes: Axes, text: str, place: Point, shift: Point, **options: Any) -> Annotation:
+    """Write text `shift` points away from a place, with a white halo."""
+    return axes.annotate(
+        text, place, xytext=shift, textcoords="offset points", path_effects=HALO, **options
+    )
+
+
+def rules(
+    axes: Axes, horizontal: Mapping[str, float] | None, vertical: Mapping[str, float] | None = None
+) -> None:
+    """Draw reference lines: the horizontal named in the legend, the vertical at their top."""
+    dashes = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+    for index, (name, value) in enumerate((horizontal or {}).items()):
+        axes.axhline(value, color=BLACK, lw=1.2, ls=dashes[index % 3], label=name, zorder=1)
+    for name, value in (vertical or {}).items():
+        axes.axvline(value, color=RULE, lw=0.9, ls=(0, (1, 1.5)), zorder=1)
+        symbol = re.sub(r"^(\w)_(\w+)$", r"$\1_{\\mathrm{\2}}$", name)
+        top: Any = ("data", "axes fraction")
+        note(axes, symbol, (value, 1.0), (2, 1), xycoords=top, ha="right", color=RULE)
+
+
+def label_points(
+    axes: Axes, points: Mapping[str, Point], others: Array | None = None, gap: float = 8.0
+) -> None:
+    """Write a label beside each point, on the first side where it covers no point and no label.
+
+    Call it last: it looks at where the points and `others` [point, 2] have come to lie.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is None or not points:
+        return
+    figure.draw_without_rendering()
+    size = 5.0 * figure.dpi / 72
+    middles = np.array([*points.values(), *(() if others is None else others)])
+    taken = [
+        Bbox.from_extents(*(middle - size), *(middle + size))
+        for middle in axes.transData.transform(middles)
+    ]
+    sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+    for name, place in points.items():
+        for attempt, (right, up) in enumerate([*sides, sides[0]]):
+            anchor = ("center", "left", "right")[right], ("center", "bottom", "top")[up]
+            label = note(
+                axes, name, place, (gap * right, gap * up), ha=anchor[0], va=anchor[1], zorder=6
+            )
+            box = label.get_window_extent()
+            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            free = inside and axes.bbox.containsy(box.y1) and not box.count_overlaps(taken)
+            if free or attempt == len(sides):
+                taken.append(box)
+                break
+            label.remove()
+
+
+def finish(figure: Figure, axes: Axes | None, title: str | None) -> Figure:
+    """Add the legend, inside the axes if it is short, and the title; return the figure."""
+    handles, labels = axes.get_legend_handles_labels() if axes else ([], [])
+    if axes and len(labels) > 5:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, columnspacing=1.2)
+    elif axes and labels:
+        axes.legend()
+    if title:
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def colourbar(figure: Figure, mappable: ScalarMappable, axes: Any, **options: Any) -> None:
+    """Add a thin labelled colour bar."""
+    bar = figure.colorbar(mappable, ax=axes, aspect=28, pad=0.02, **options)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+
+
+def scales(axes: Axes, xscale: str, yscale: str) -> None:
+    """Set the scales of both axes."""
+    for name, scale in (("xscale", xscale), ("yscale", yscale)):
+        if scale not in ("linear", "log"):
+            raise ValueError(f'`{name}` must be "linear" or "log", got {scale!r}.')
+    axes.set(xscale=xscale, yscale=yscale)
+
+
+def marks(axes: Axes, marks: Mapping[str, Point] | None) -> None:
+    """Mark points with a ring and a label that is readable on any ground."""
+    for place in (marks or {}).values():
+        axes.plot(*place, "o", ms=7, mfc="white", mec=RED, mew=1.8, zorder=5)
+    label_points(axes, marks or {})
