@@ -2,9 +2,10 @@
 
 One visual language for all pages: a method, a baseline or a network has the same colour, marker
 and line style everywhere (`METHOD_STYLE`). They survive colour blindness, black-and-white print and
-the dark theme, which inverts a picture and turns its hues back (the tests measure it).
-Every function returns its figure and closes it in pyplot, so that a notebook shows it once: as the
-last expression of its cell. Style settings hold inside a function only.
+the dark theme, which inverts a drawing and turns its hues back (the tests measure it).
+Every function returns its figure, of which pyplot does not know, so that a notebook shows it once:
+as the last expression of its cell. Style settings hold inside a function only. Figures are so
+narrow (`style.WIDTH`) that their text can be read on a phone.
 """
 
 from .bars import headline_bars, regret_bar_panels, regret_bars, regret_split

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,11 +15,11 @@ from .style import (
     GREY,
     GROUPS,
     NATS,
+    PLAIN_BAR,
     RED,
-    SLATE,
-    STRANGERS,
+    STRANGER,
+    WIDTH,
     Stranger,
-    Style,
     style_of,
     themed,
 )
@@ -44,11 +43,17 @@ def _bar_rows(
     return rows + [("others", True)] * bool(rows and left) + [(name, False) for name in left]
 
 
+def _columns(num_panels: int, names: Iterable[str]) -> tuple[int, float]:
+    """Return how many panels fit into a row beside the names, and how wide each is, in inches."""
+    free = WIDTH - 0.35 - 0.085 * max(map(len, names))
+    columns = min(num_panels, max(1, int(free / 1.2)))
+    columns = 2 if num_panels == 4 and columns == 3 else columns
+    return columns, free / columns
+
+
 def _bar(axes: Axes, row: int, name: str, seeds: Array, top: float, value: bool) -> None:
     """Draw one horizontal bar, cut at `top`, with its whisker and its value."""
-    style = style_of(name) or Style(SLATE, "", "-")
-    if isinstance(name, Stranger):
-        style = STRANGERS[0]
+    style = STRANGER if isinstance(name, Stranger) else style_of(name) or PLAIN_BAR
     low, median, high = np.quantile(seeds, [0.25, 0.5, 0.75])
     axes.barh(
         row,
@@ -59,12 +64,14 @@ def _bar(axes: Axes, row: int, name: str, seeds: Array, top: float, value: bool)
         hatch=style.hatch,
         linewidth=0,
     )
+    end = max(median, 0.0)
     if low < high and median <= top:
         whisker = [[median - low], [min(high, top) - median]]
         axes.errorbar(median, row, xerr=whisker, color=BLACK, lw=1.2, capsize=2.5)
+        end = max(high, 0.0)
     if value:
-        text = f"{median:z.2f}" + (" →" if median > top else "")
-        drawing.note(axes, text, (min(max(median, high, 0.0), top), row), (4, 0), va="center")
+        text = f"{median:z.2f}" + ("→" if median > top else "")
+        drawing.note(axes, text, (min(end, top), row), (6, 0), va="center")
 
 
 @themed
@@ -77,7 +84,9 @@ def regret_bar_panels(
     top: float | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Panels of horizontal regret bars side by side, with the same rows and the same scale.
+    """Panels of horizontal regret bars, with the same rows and the same scale.
+
+    They stand side by side as far as there is room.
 
     The bar is the median over repetitions, the whisker spans the 25 % and 75 % quantiles; a dotted
     line marks the optimum: EvalBayes, or else TargetBayes.
@@ -102,9 +111,10 @@ def regret_bar_panels(
     }
     rows = _bar_rows(dict.fromkeys(name for bars in arrays.values() for name in bars), groups)
     every = [array for bars in arrays.values() for array in bars.values()]
-    figure, grid = drawing.grid(len(arrays), len(arrays), 0.7 + 0.26 * len(rows))
+    columns, width = _columns(len(arrays), [name for name, _ in rows])
+    figure, grid = drawing.grid(len(arrays), columns, 0.45 + 0.235 * len(rows))
     figure.supxlabel(xlabel)
-    room = 1.05 + 0.12 * len(arrays) * values
+    room = 1 / (1 - 0.56 / width) if values else 1.05  # inches for "12.34" behind a bar
     most = max(max(np.quantile(array, 0.75) for array in every), 1e-9) if top is None else top
     least = min(0.0, *(np.quantile(array, 0.25) for array in every))
     for axes, (heading, bars) in zip(grid, arrays.items(), strict=True):
@@ -132,7 +142,7 @@ def regret_bars(bars: Mapping[str, ArrayLike], **options: Any) -> Figure:
         options: `groups`, `xlabel`, `values`, `top`, `title`, as there.
 
     Returns:
-        The figure, closed in pyplot.
+        The figure; pyplot does not know it.
 
     Raises:
         ValueError: if an array has another shape, or a number is not finite.
@@ -153,7 +163,7 @@ def headline_bars(panels: Mapping[str, Mapping[str, ArrayLike]], **options: Any)
         options: `xlabel`, `values`, `top`, `title`, as in `regret_bar_panels`.
 
     Returns:
-        The figure, closed in pyplot.
+        The figure; pyplot does not know it.
 
     Raises:
         ValueError: if an array has another shape, or a number is not finite.
@@ -196,18 +206,18 @@ def regret_split(
         information = np.full(len(names), information, dtype=float)
     price = checks.array("information", information, f"predictor={len(names)}")
     own = checks.array("fault", fault, f"predictor={len(names)}")
-    figure, axes = plt.subplots(figsize=(7.0, 1.6 + 0.34 * len(names)))
+    figure, axes = drawing.single(1.4 + 0.3 * len(names))
     rows = np.arange(len(names))
     axes.barh(rows, price, 0.7, color=GREY, label=r"not knowing: $I(\tau; x)$")
     fault_label = r"own fault: $\mathrm{KL}(\xi \,\|\, \pi)$"
     hatched = {"edgecolor": "white", "linewidth": 0, "hatch": "///"}
     axes.barh(rows, own, 0.7, left=price, color=RED, label=fault_label, **hatched)
     for row, whole in enumerate(price + own):
-        drawing.note(axes, f"{whole:z.2f}", (whole, row), (4, 0), va="center")
+        drawing.note(axes, f"{whole:z.2f}", (whole, row), (6, 0), va="center")
     axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.margins(x=0.1)
+    axes.margins(x=0.14)
     axes.set_xlabel(xlabel)
-    figure.legend(loc="outside lower center", ncols=2)
+    drawing.legend_below(figure)
     return drawing.finish(figure, None, title)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -12,19 +11,32 @@ from numpy.typing import ArrayLike
 from . import checks, drawing
 from .checks import Array
 from .drawing import Point
-from .style import DOTTED, MARKS, curve_style, themed
+from .style import DOTTED, MARKS, Style, curve_styles, themed
 
 
-def _repetitions(axes: Axes, curves: Mapping[str, Array], window: int = 1) -> None:
+def _height(curves: Mapping[str, Array]) -> float:
+    """Return the height in inches, with room for a legend of so many curves."""
+    return 3.4 if len(curves) < 4 else 3.5 + 0.1 * len(curves)
+
+
+# Thin lines at more places than this make an SVG heavy, and cannot be told apart.
+_MANY_PLACES = 4000
+
+
+def _repetitions(axes: Axes, curves: Mapping[str, Array], window: int = 1) -> dict[str, Style]:
     """Draw the median over repetitions thick, the quartiles as a band, each repetition thin."""
+    styles = curve_styles(curves)
+    few = sum(curve.size for curve in curves.values()) <= _MANY_PLACES
     for index, (name, curve) in enumerate(curves.items()):
         x = window * np.arange(curve.shape[1]) + (window + 1) / 2
         low, median, high = np.quantile(curve, [0.25, 0.5, 0.75], axis=0)
-        colour = drawing.curve(axes, x, median, name, index, len(curves))
+        drawing.curve(axes, x, median, name, styles[name], (index, len(curves)))
         if len(curve) > 1:
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, zorder=2)
-            thin = [np.column_stack([x, one]) for one in curve]
+            colour = styles[name].colour
+            drawing.area(axes, x, low, high, colour, 0.2)
+            thin = [np.column_stack([x, one]) for one in curve] if few else []
             axes.add_collection(LineCollection(thin, colors=colour, linewidths=0.6, alpha=0.35))
+    return styles
 
 
 @themed
@@ -37,7 +49,7 @@ def loss_curves(
     title: str | None = None,
     ylabel: str = "log loss (nats per sequence)",
 ) -> Figure:
-    """Loss over gradient steps: median thick, quartiles as a band, each repetition thin.
+    """Loss over gradient steps: median thick, quartiles as a band, repetitions thin if few.
 
     Args:
         losses: name -> loss [seed, step] or [step], in nats.
@@ -55,7 +67,7 @@ def loss_curves(
     if window < 1:
         raise ValueError(f"`window` must be at least 1, got {window}.")
     curves = checks.arrays("losses", losses, "seed step", pad=True)
-    figure, axes = plt.subplots(figsize=(7.0, 4.6 if len(curves) > 5 else 4.0))
+    figure, axes = drawing.single(_height(curves))
     _repetitions(axes, curves, window)
     drawing.rules(axes, None if optimum is None else {"optimum": optimum})
     axes.set_ylim(top=top)
@@ -73,7 +85,7 @@ def regret_curves(
     top: float | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Regret over the number of predictions: median thick, quartiles, each repetition thin.
+    """Regret over the number of predictions: median thick, quartiles, repetitions thin if few.
 
     Args:
         regret: name -> regret [seed, time] or [time], in nats, after predictions 1 to time.
@@ -90,16 +102,16 @@ def regret_curves(
     """
     curves = checks.arrays("regret", regret, "seed time", pad=True)
     length = max(curve.shape[1] for curve in curves.values())
-    figure, axes = plt.subplots(figsize=(7.0, 4.6 if len(curves) > 5 else 4.0))
-    _repetitions(axes, curves)
+    figure, axes = drawing.single(_height(curves))
+    styles = _repetitions(axes, curves)
     for name, value in (standard_error or {}).items():
         if name not in curves:
             raise ValueError(f"`standard_error` must name curves of `regret`, got {name!r}.")
         time = curves[name].shape[1]
         error = checks.array(f"standard_error[{name!r}]", value, f"time={time}")
-        middle, colour = np.median(curves[name], axis=0), curve_style(name, [*curves].index(name))
+        middle, colour = np.median(curves[name], axis=0), styles[name].colour
         for edge in (middle - 2 * error, middle + 2 * error):
-            axes.plot(np.arange(1, time + 1), edge, color=colour.colour, lw=0.9, ls=DOTTED)
+            axes.plot(np.arange(1, time + 1), edge, color=colour, lw=0.9, ls=DOTTED)
     marks = MARKS if marks is None else marks
     drawing.rules(axes, None, {name: place for name, place in marks.items() if place <= length})
     axes.set_xlim(0, length)
@@ -144,10 +156,11 @@ def lines(
     """
     places = checks.array("x", x, "x")
     curves = checks.arrays("ys", ys, f"x={len(places)}", gaps=True)
-    figure, axes = plt.subplots()
+    figure, axes = drawing.single(_height(curves))
     drawing.scales(axes, xscale, yscale)
+    styles = curve_styles(curves)
     for index, (name, curve) in enumerate(curves.items()):
-        drawing.curve(axes, places, curve, name, index, len(curves))
+        drawing.curve(axes, places, curve, name, styles[name], (index, len(curves)))
     drawing.rules(axes, hlines, vlines)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     drawing.finish(figure, axes, title)

@@ -1,10 +1,10 @@
 """What several figures draw: grids of axes, curves, reference lines, labels, legends."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -13,9 +13,16 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from .checks import Array
-from .style import BLACK, HALO, RED, RULE, curve_style
+from .picture import Picture
+from .style import BLACK, CARD, RED, RULE, WIDTH, Style
 
 Point = tuple[float, float]
+
+
+def single(height: float = 3.4) -> tuple[Picture, Axes]:
+    """Return a figure with one axes, of this height in inches."""
+    figure = Picture(figsize=(WIDTH, height))
+    return figure, figure.subplots()
 
 
 def grid(
@@ -26,14 +33,12 @@ def grid(
     xlabel: str = "",
     ylabel: str = "",
     shared: bool = True,
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Picture, list[Axes]]:
     """Return a figure of `num_panels` axes, at most `columns` in a row of `height` inches."""
     columns = min(columns, num_panels)
     rows = -(-num_panels // columns)
-    size = (7.0, height * rows + 0.3)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, sharex=shared, sharey=shared
-    )
+    figure = Picture(figsize=(WIDTH, height * rows + 0.3))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
     panels = list(axes.flat)
     for spare in panels[num_panels:]:
         spare.remove()
@@ -45,9 +50,9 @@ def grid(
     return figure, panels[:num_panels]
 
 
-def curve(axes: Axes, x: Array, y: Array, name: str, index: int, count: int) -> str:
-    """Draw one of `count` named curves, with a few staggered markers; return its colour."""
-    style = curve_style(name, index)
+def curve(axes: Axes, x: Array, y: Array, name: str, style: Style, place: Point = (0, 1)) -> None:
+    """Draw a named curve with a few markers, staggered by its `place`: (index, count)."""
+    index, count = place
     every = max(1, len(x) // 8)
     axes.plot(
         x,
@@ -57,16 +62,22 @@ def curve(axes: Axes, x: Array, y: Array, name: str, index: int, count: int) -> 
         linestyle=style.linestyle,
         linewidth=2.0,
         marker=style.marker,
-        markevery=(index * every // count, every),
+        markevery=(int(index * every / count), every),
         zorder=3,
     )
-    return style.colour
+
+
+def area(axes: Axes, x: Array, low: Any, high: Array, colour: str, alpha: float) -> None:
+    """Fill between two curves, at no more places than can be seen: an SVG has to stay small."""
+    seen = np.unique(np.linspace(0, len(x) - 1, 100).round().astype(int))
+    low, high = np.broadcast_to(low, x.shape)[seen], high[seen]
+    axes.fill_between(x[seen], low, high, color=colour, alpha=alpha, linewidth=0, zorder=2)
 
 
 def note(axes: Axes, text: str, place: Point, shift: Point, **options: Any) -> Annotation:
-    """Write text `shift` points away from a place, with a white halo."""
+    """Write text `shift` points away from a place, on a white card."""
     return axes.annotate(
-        text, place, xytext=shift, textcoords="offset points", path_effects=HALO, **options
+        text, place, xytext=shift, textcoords="offset points", bbox=CARD, **options
     )
 
 
@@ -79,7 +90,7 @@ def rules(
         axes.axhline(value, color=BLACK, lw=1.2, ls=dashes[index % 3], label=name, zorder=1)
     for name, value in (vertical or {}).items():
         axes.axvline(value, color=RULE, lw=0.9, ls=(0, (1, 1.5)), zorder=1)
-        symbol = re.sub(r"^(\w)_(\w+)$", r"$\1_{\\mathrm{\2}}$", name)
+        symbol = name.removeprefix("N_")  # as a subscript it would be too small on a phone
         top: Any = ("data", "axes fraction")
         note(axes, symbol, (value, 1.0), (2, 1), xycoords=top, ha="right", color=RULE)
 
@@ -117,20 +128,37 @@ def label_points(
             label.remove()
 
 
+def legend_below(figure: Figure) -> None:
+    """Add a legend under the axes, with as many columns as there is room for."""
+    named = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles, labels = ([*itertools.chain(*one)] for one in zip(*named, strict=True))
+    letters = [len(re.sub(r"\\[a-z]+|[\\${}_^]", "", label)) for label in labels]
+    # In points: the line and its gap, letters of six on average, the gap to the next column.
+    columns = int((72 * WIDTH + 10) // (34 + 6 * max(letters) + 12))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(max(columns, 1), len(labels)),
+        columnspacing=1.2,
+    )
+
+
 def finish(figure: Figure, axes: Axes | None, title: str | None) -> Figure:
-    """Add the legend, inside the axes if it is short, and the title; return the figure."""
-    handles, labels = axes.get_legend_handles_labels() if axes else ([], [])
-    if axes and len(labels) > 5:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, columnspacing=1.2)
-    elif axes and labels:
+    """Add the legend of these axes, inside if it is short, and the title; return the figure."""
+    labels = axes.get_legend_handles_labels()[1] if axes else []
+    if axes and 0 < len(labels) < 4 and max(map(len, labels)) < 24:
         axes.legend()
+    elif labels:
+        legend_below(figure)
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def colourbar(figure: Figure, mappable: ScalarMappable, axes: Any, **options: Any) -> None:
-    """Add a thin labelled colour bar."""
+def colourbar(figure: Picture, mappable: ScalarMappable, axes: Any, **options: Any) -> None:
+    """Add a thin labelled colour bar; colours are numbers in this figure."""
+    figure.colours_are_numbers = True
     bar = figure.colorbar(mappable, ax=axes, aspect=28, pad=0.02, **options)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike
 from . import checks, drawing
 from .checks import Array
 from .drawing import Point
-from .style import BLACK, DARKER, NATS, RAMP, curve_style, themed
+from .style import BLACK, DARKER, NATS, RAMP, curve_styles, themed
 
 
 @themed
@@ -51,12 +50,14 @@ def prediction_maps(
         most = max(float(np.nanmax(width, initial=0.0)) for width in widths.values())
         kinds.append((spread_label, widths, Normalize(0.0, most or 1.0), DARKER))
     count = len(means)
-    # A single predictor has its spread beside it; many alone need two rows, or titles touch.
-    columns = 2 if count == 1 else 3 if count > 4 and spread is None else count
+    # A single predictor has its spread beside it; many alone stand in rows of three.
+    columns = 2 if count == 1 or (count == 4 and spread is None) else min(count, 3)
+    if spread is not None and count > 3:
+        raise ValueError(f"`maps` must be at most 3 where there is a spread, got {count}.")
     figure, grid = drawing.grid(
         len(kinds) * count,
         columns,
-        3.0 if count < 3 else 2.5,
+        2.2 if count < 3 else 1.8,
         xlabel="flips $n$",
         ylabel="ones $k$",
     )
@@ -98,22 +99,23 @@ def prediction_scatter(
     shape = np.shape(bayes)
     x = checks.array("bayes", np.ravel(bayes), "prediction")
     named = network if isinstance(network, Mapping) else {"network": network}
+    styles = curve_styles(named)
     figure, grid = drawing.grid(
-        len(named), 3, 3.8, xlabel="Bayes predicts", ylabel="the network predicts"
+        len(named), 2, 2.6, xlabel="Bayes predicts", ylabel="the network predicts"
     )
-    for index, (axes, (name, values)) in enumerate(zip(grid, named.items(), strict=True)):
+    for axes, (name, values) in zip(grid, named.items(), strict=True):
         if np.shape(values) != shape:
             raise ValueError(
                 f"`network[{name!r}]` must have the shape of `bayes`, {shape}, "
                 f"got {np.shape(values)}."
             )
         y = checks.array(f"network[{name!r}]", np.ravel(values), "prediction")
-        colour = curve_style(name, index).colour
+        colour = styles[name].colour
         axes.scatter(x, y, s=5, color=colour, alpha=0.4, linewidth=0, rasterized=True)
         axes.plot([0, 1], [0, 1], color=BLACK, lw=0.8, ls=(0, (4, 2)))
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=name)
         largest = f"largest difference {np.abs(x - y).max():.3f}"
-        axes.text(0.97, 0.04, largest, ha="right", fontsize=9)
+        axes.text(0.97, 0.04, largest, ha="right")
     return drawing.finish(figure, None, title)
 
 
@@ -155,13 +157,13 @@ def regret_heatmap(
     """
     columns, rows = checks.array("x", x, "x"), checks.array("y", y, "y")
     plane = checks.array("values", values, f"y={len(rows)} x={len(columns)}")
-    figure, axes = plt.subplots(figsize=(7.0, 4.6))
+    figure, axes = drawing.single(4.0)
     drawing.scales(axes, xscale, yscale)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     drawn = axes.pcolormesh(columns, rows, plane, shading="nearest", rasterized=True)
     if min(plane.shape) > 1 and np.ptp(plane) > 0:
         contours = axes.contour(columns, rows, plane, levels, colors="white", linewidths=0.9)
-        axes.clabel(contours, fontsize=9, fmt="%.4g")
+        axes.clabel(contours, fontsize=10, fmt="%.4g")
     drawing.colourbar(figure, drawn, axes, label=label)
     drawing.finish(figure, None, title)
     drawing.marks(axes, marks)
@@ -193,7 +195,7 @@ def attention_maps(maps: Mapping[str, ArrayLike], *, title: str | None = None) -
     figure, grid = drawing.grid(
         len(cells),
         columns if columns > 1 else 2,
-        max(1.6, 6.0 / columns) if columns > 1 else 3.2,
+        4.2 / max(columns, 2) + 0.35,
         xlabel="key",
         ylabel="query",
         shared=False,

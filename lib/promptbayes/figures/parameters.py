@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from . import checks, drawing
-from .style import GREY, NATS, RULE, curve_style, shade, themed
+from .style import GREY, NATS, RULE, curve_styles, shade, themed
 
 # place -> its column and row in `what_moves`, and the column that it feeds
 _PARTS = ("embedding", "torso", "unembedding")
@@ -44,8 +43,8 @@ def what_moves(name: str, tuned: Mapping[str, str], *, title: str | None = None)
     if unknown := [place for place in checks.mapping("tuned", tuned) if place not in _PLACES]:
         raise ValueError(f"`tuned` must have places of {', '.join(_PLACES)}, got {unknown}.")
     above = set(tuned) - set(_PARTS)
-    figure, axes = plt.subplots(figsize=(7.0, 2.4 if above else 1.5))
-    colour = curve_style(name, 0).colour
+    figure, axes = drawing.single(2.2 if above else 1.3)
+    colour = curve_styles([name])[name].colour
 
     def box(column: int, row: int, text: str, is_tuned: bool) -> Any:
         edge: dict = {"ec": colour, "lw": 3.0} if is_tuned else {"ec": GREY}
@@ -106,15 +105,16 @@ def parameters_and_regret(
     low, median, high = np.quantile(
         checks.array("regret", seeds, f"method={len(names)} seed"), [0.25, 0.5, 0.75], axis=1
     )
-    figure, axes = plt.subplots()
+    figure, axes = drawing.single()
     axes.set_xscale("log")
+    styles = curve_styles(names)
     for index, name in enumerate(names):
         axes.errorbar(
             sizes[index],
             median[index],
             yerr=[[median[index] - low[index]], [high[index] - median[index]]],
-            color=curve_style(name, index).colour,
-            marker=curve_style(name, index).marker,
+            color=styles[name].colour,
+            marker=styles[name].marker,
             ms=8,
             capsize=2.5 * (seeds.shape[1] > 1),
         )
@@ -123,7 +123,9 @@ def parameters_and_regret(
     axes.set(xlabel="tuned parameters", ylabel=ylabel)
     drawing.finish(figure, axes, title)
     places = zip(sizes.tolist(), median.tolist(), strict=True)
-    drawing.label_points(axes, dict(zip(names, places, strict=True)))
+    whiskers = np.linspace(low, high, 9).ravel()
+    others = np.column_stack([np.tile(sizes, 9), whiskers])
+    drawing.label_points(axes, dict(zip(names, places, strict=True)), others)
     return figure
 
 
@@ -155,7 +157,7 @@ def sorted_hard_prefixes(
     order = np.argsort(losses, kind="stable")
     prefixes, losses, rank = prefixes[order], losses[order], np.arange(1.0, len(order) + 1)
     ones = (prefixes == 1).sum(axis=1)
-    figure, axes = plt.subplots()
+    figure, axes = drawing.single()
     axes.plot(rank, losses, color=GREY, lw=0.8, zorder=1)
     for count in np.unique(ones).tolist():
         chosen = ones == count

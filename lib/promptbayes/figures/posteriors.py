@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from . import checks, drawing
-from .style import BLUE, DOTTED, RULE, curve_style, shade, themed
+from .style import BLUE, DOTTED, RULE, curve_styles, shade, themed
 
 
 @themed
@@ -39,11 +38,11 @@ def posterior_flips(
             f"`tokens` must have shape [{len(curves)}], or [{len(curves) - 1}] where the first row "
             f"of `densities` is the prior, got {flips.shape}."
         )
-    figure, panels = drawing.grid(len(curves), 4, 1.5, xlabel=r"bias $\tau$", ylabel="density")
+    figure, panels = drawing.grid(len(curves), 3, 1.4, xlabel=r"bias $\tau$", ylabel="density")
     for row, axes in enumerate(panels):
         axes.plot(taus, curves[max(row - 1, 0)], color=RULE, lw=1.2, ls=DOTTED)
         axes.plot(taus, curves[row], color=BLUE, lw=2.0)
-        axes.fill_between(taus, curves[row], color=BLUE, alpha=0.15, linewidth=0)
+        drawing.area(axes, taus, 0, curves[row], BLUE, 0.15)
         seen = "".join(map(str, flips[: row + 1 - prior]))
         seen = seen if len(seen) <= 10 else "…" + seen[-9:]
         axes.set_title(f"after {seen}" if seen else "prior", fontsize=10)
@@ -77,17 +76,18 @@ def posterior_densities(
     curves = (
         checks.arrays("densities", densities, f"tau={len(taus)}") if densities or not atoms else {}
     )
-    figure, axes = plt.subplots()
+    figure, axes = drawing.single()
+    styles = curve_styles([*curves, *atoms])
     for index, (name, curve) in enumerate(curves.items()):
-        colour = drawing.curve(axes, taus, curve, name, index, len(curves))
-        axes.fill_between(taus, curve, color=colour, alpha=0.12, linewidth=0)
+        drawing.curve(axes, taus, curve, name, styles[name], (index, len(curves)))
+        drawing.area(axes, taus, 0, curve, styles[name].colour, 0.12)
     axes.set(xlabel=r"bias $\tau$", ylabel="density" if curves else "probability")
     axes.set_ylim(bottom=0)
     stems = axes.twinx() if curves and atoms else axes
     for index, (name, (locations, weights)) in enumerate(atoms.items()):
         place = checks.array(f"atoms[{name!r}][0]", locations, "atom")
         mass = checks.array(f"atoms[{name!r}][1]", weights, f"atom={len(place)}")
-        style = curve_style(name, index + len(curves))
+        style = styles[name]
         # The first stems are the widest, so that later ones at the same place do not hide them.
         width = 2.0 + 3.0 * (len(atoms) - 1 - index)
         stems.vlines(place, 0, mass, colors=style.colour, lw=width, alpha=0.8)
@@ -97,7 +97,7 @@ def posterior_densities(
     if stems is not axes:
         stems.set_ylabel("probability")
         stems.spines["right"].set_visible(True)
-    figure.legend(loc="outside lower center", ncols=3)
+    drawing.legend_below(figure)
     return drawing.finish(figure, None, title)
 
 
@@ -123,7 +123,7 @@ def prompt_posteriors(
     taus = checks.array("grid", grid, "tau")
     curves = checks.array("densities", densities, f"prompt tau={len(taus)}")
     counts = checks.array("heads", heads, f"prompt={len(curves)}").astype(int)
-    figure, axes = plt.subplots()
+    figure, axes = drawing.single()
     for count in np.unique(counts).tolist():
         group = curves[counts == count]
         shapes = [np.column_stack([taus, one]) for one in group]

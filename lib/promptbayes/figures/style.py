@@ -2,15 +2,15 @@
 
 import functools
 import inspect
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, ParamSpec
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 P = ParamSpec("P")
 LineStyle = str | tuple[int, tuple[int, ...]]
@@ -43,13 +43,13 @@ METHOD_STYLE: dict[str, Style] = {
     "Un+EmbedWT": Style(PINK, "d", "--", "///"),
     "FullWT": Style(BLUE, "P", "--", "///"),
     "LoRAWT": Style(RED, "X", "--", "///"),
-    "TargetBayes": Style(BLACK, "*", DOTTED, "..."),
-    "EvalBayes": Style(RED, "p", DOTTED, "..."),
-    "PreBayes": Style(BLUE, "v", DASHDOT, "..."),
-    "PreBayesPT": Style(TEAL, "h", DASHDOT, "..."),
-    "NoTuning": Style(GREY, "x", DASHDOTDOT, "..."),
-    "RandomPF": Style(PINK, "+", DASHDOTDOT, "..."),
-    "Oracle": Style(OCHRE, "1", DOTTED, "..."),
+    "TargetBayes": Style(BLACK, "*", DOTTED, "|||"),
+    "EvalBayes": Style(RED, "p", DOTTED, "|||"),
+    "PreBayes": Style(BLUE, "v", DASHDOT, "|||"),
+    "PreBayesPT": Style(TEAL, "h", DASHDOT, "|||"),
+    "NoTuning": Style(GREY, "x", DASHDOTDOT, "|||"),
+    "RandomPF": Style(PINK, "+", DASHDOTDOT, "|||"),
+    "Oracle": Style(OCHRE, "1", DOTTED, "|||"),
     "LSTM": Style(OCHRE, "o", "--"),
     "Transformer": Style(BLUE, "s", "-", "xxx"),
 }
@@ -79,51 +79,52 @@ OTHERS = (
     Style(RED, "v", DASHDOTDOT),
     Style(GREY, "P", (0, (8, 2))),
 )
-STRANGERS = tuple(style._replace(colour="#606060") for style in OTHERS)
-HALO = [withStroke(linewidth=3.0, foreground="white")]
+# Behind words. Not a halo: it would make each letter of an SVG a path of its own.
+CARD = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
 # Where more is lighter, the ramp stops before it fades on white; where more is darker, zero may.
-RAMP = ListedColormap(plt.get_cmap("plasma")(np.linspace(0.0, 0.64, 256)), "ramp")
+RAMP = ListedColormap(mpl.colormaps["plasma"](np.linspace(0.0, 0.64, 256)), "ramp")
 DARKER = "magma_r"
-SLATE, RULE, PALE = "#5a6b7b", "#606060", "#c4c4c4"
+RULE, PALE = "#606060", "#c4c4c4"
+PLAIN_BAR, STRANGER = Style("#5a6b7b", "o", "-"), Style("#606060", "o", "-")
+# Inches, 96 CSS pixels each. On a phone that is 390 pixels wide the text column has 344, and the
+# smallest text has to be 9 there: 10 points, which is also what matplotlib writes by default.
+WIDTH, PHONE, SMALLEST = 5.25, 344, 9.0
 RC: dict[Any, Any] = {
-    "figure.figsize": (7.0, 4.0),
-    "figure.dpi": 110,
+    "figure.figsize": (WIDTH, 3.4),
+    "figure.dpi": 96,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "axes.facecolor": "white",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "axes.labelsize": 11,
-    "figure.labelsize": 11,
-    "figure.titlesize": 12,
+    "axes.labelsize": 10.5,
+    "figure.labelsize": 10.5,
+    "figure.titlesize": 11,
     "font.size": 10,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 10,
     "legend.frameon": False,
-    "legend.handlelength": 3.0,
+    "legend.handlelength": 2.6,
     "hatch.linewidth": 0.6,
     "image.cmap": "cividis",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "promptbayes",
 }
 
 
 def themed(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw with the book's style, close the figure in pyplot, document what all figures share."""
+    """Draw with the book's style, and document what all figures share."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        before = set(plt.get_fignums())
-        with plt.rc_context(RC):
-            try:
-                return draw(*args, **kwargs)
-            finally:
-                for number in set(plt.get_fignums()) - before:
-                    plt.close(number)
+        with mpl.rc_context(RC):
+            return draw(*args, **kwargs)
 
     shared = """
 
 Returns:
-    The figure, closed in pyplot.
+    The figure; pyplot does not know it.
 
 Raises:
     ValueError: if an array has another shape, or a number that must be finite is not.
@@ -132,7 +133,7 @@ Raises:
     return drawn
 
 
-def style_of(name: str, index: int = 0) -> Style | None:
+def style_of(name: str) -> Style | None:
     """Return the style of a name, if it has one of its own.
 
     "SoftPT, LSTM" has the method's colour and marker, and the network's line style and hatch.
@@ -145,11 +146,25 @@ def style_of(name: str, index: int = 0) -> Style | None:
     return (methods + networks + [None])[0]
 
 
-def curve_style(name: str, index: int) -> Style:
-    """Return the style of a curve; names without one take turns."""
-    if isinstance(name, Stranger):
-        return STRANGERS[index % len(STRANGERS)]
-    return style_of(name) or OTHERS[index % len(OTHERS)]
+def curve_styles(names: Iterable[str]) -> dict[str, Style]:
+    """Return a style for each curve of one figure, no two alike.
+
+    Names without a style take turns, first with the colours that no other name has. A style that is
+    taken already, say by the same network from another seed, keeps its colour and changes its line.
+    """
+    styles = {name: STRANGER if isinstance(name, Stranger) else style_of(name) for name in names}
+    taken = {style.colour for style in styles.values() if style}
+    turns = itertools.cycle(sorted(OTHERS, key=lambda style: style.colour in taken))
+    chosen: dict[str, Style] = {}
+    for name, style in styles.items():
+        style = style or next(turns)
+        used = {(one.colour, one.linestyle) for one in chosen.values()}
+        free = (other for other in OTHERS if (style.colour, other.linestyle) not in used)
+        if (style.colour, style.linestyle) in used:
+            other = next(free, style)
+            style = style._replace(linestyle=other.linestyle, marker=other.marker)
+        chosen[name] = style
+    return chosen
 
 
 def shade(place: float, most: float) -> Any:
