@@ -13,14 +13,15 @@ from .components import prefix_trajectories, state_components
 from .curves import lines, loss_curves, regret_curves
 from .maps import attention_maps, prediction_maps, prediction_scatter, regret_heatmap
 from .parameters import parameters_and_regret, sorted_hard_prefixes, what_moves
+from .picture import Picture
 from .posteriors import posterior_densities, posterior_flips, prompt_posteriors
 from .stored import Stored
 from .style import GROUPS, MARKS, METHOD_STYLE, NATS, NETWORKS, Stranger, Style
 
 # fmt: off
 __all__ = [
-    "GROUPS", "MARKS", "METHOD_STYLE", "NATS", "NETWORKS", "Stored", "Stranger", "Style",
-    "attention_maps", "headline_bars", "lines", "loss_curves", "parameters_and_regret",
+    "GROUPS", "MARKS", "METHOD_STYLE", "NATS", "NETWORKS", "Picture", "Stored", "Stranger",
+    "Style", "attention_maps", "headline_bars", "lines", "loss_curves", "parameters_and_regret",
     "posterior_densities", "posterior_flips", "prediction_maps", "prediction_scatter",
     "prefix_trajectories", "prompt_posteriors", "regret_bar_panels", "regret_bars",
     "regret_curves", "regret_heatmap", "regret_split", "sorted_hard_prefixes",

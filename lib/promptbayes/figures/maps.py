@@ -101,7 +101,7 @@ def prediction_scatter(
     named = network if isinstance(network, Mapping) else {"network": network}
     styles = curve_styles(named)
     figure, grid = drawing.grid(
-        len(named), 2, 2.6, xlabel="Bayes predicts", ylabel="the network predicts"
+        len(named), 2, 2.8, xlabel="Bayes predicts", ylabel="the network predicts"
     )
     for axes, (name, values) in zip(grid, named.items(), strict=True):
         if np.shape(values) != shape:
