@@ -46,7 +46,9 @@ CASES = {
     "regret_bar_panels": lambda: figures.regret_bar_panels(
         {"n = 50": many_bars(), "n = 100": many_bars(), "n = 200": many_bars()}, top=0.5, title="T"
     ),
-    "regret_bars": lambda: figures.regret_bars(many_bars(), title="Single coin"),
+    "regret_bars": lambda: figures.regret_bars(
+        many_bars(), title="A setting with a long name, Transformer: evaluated on two-coin-mixture"
+    ),
     "headline_bars": lambda: figures.headline_bars({"Single coin": BARS, "Mixture": BARS}),
     "sorted_hard_prefixes": lambda: figures.sorted_hard_prefixes(
         PREFIXES, LOSSES, reference={"no prefix": 2.2}, title="All prefixes"

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,7 +153,7 @@ def finish(figure: Figure, axes: Axes | None, title: str | None) -> Figure:
     elif labels:
         legend_below(figure)
     if title:
-        figure.suptitle(title, x=0.01, ha="left")
+        figure.suptitle(textwrap.fill(title, 58), x=0.01, ha="left")
     return figure
 
 

@@ -170,7 +170,7 @@ def sorted_hard_prefixes(
             label=f"{count} one" + "s" * (count != 1),
             zorder=2,
         )
-    axes.margins(y=0.12)
+    axes.margins(y=0.2)
     drawing.rules(axes, reference)
     axes.set(xlabel=f"the {len(order)} prefixes, sorted by loss", ylabel=ylabel)
     drawing.finish(figure, axes, title)
