@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .style import RC, WIDTH
+from .style import RC
 
 # A screen with two device pixels to a CSS pixel, of which 96 make an inch.
 SHARP = 192
@@ -29,7 +29,7 @@ class Picture(Figure):
     is a picture inside the SVG.
     """
 
-    colours_are_numbers = False
+    colours_are_numbers = False  #: whether it is shown as PNG
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save with the book's style; without the date, so that equal figures are equal files."""
@@ -61,7 +61,8 @@ class Picture(Figure):
         from IPython.display import display
 
         if self.colours_are_numbers:
-            size = {"width": round(96 * WIDTH), "height": round(96 * self.get_figheight())}
-            display({"image/png": self.png()}, metadata={"image/png": size}, raw=True)
+            width, height = (round(96 * inches) for inches in self.get_size_inches())
+            size = {"image/png": {"width": width, "height": height}}
+            display({"image/png": self.png()}, metadata=size, raw=True)
         else:
             display({"image/svg+xml": self.svg()}, raw=True)
