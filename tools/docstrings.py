@@ -103,22 +103,35 @@ def _assigned(body: list[ast.stmt]) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
+def _parts(module) -> list[Any]:
+    """A module itself; of a package the modules in it, which define what it exports."""
+    names = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    return [importlib.import_module(f"{module.__name__}.{name}") for name in names] or [module]
+
+
 @cache
 def _body(module) -> list[ast.stmt]:
-    return ast.parse(inspect.getsource(module)).body
+    sources = [inspect.getsource(part) for part in _parts(module)]
+    return [statement for source in sources for statement in ast.parse(source).body]
+
+
+def _exported(module, names: list[str]) -> list[str]:
+    """Those of the names that a package exports; a module exports all of its own."""
+    return [name for name in names if name in getattr(module, "__all__", names)]
 
 
 def constants(module) -> list[str]:
     """Public names of a module that are neither functions nor classes."""
     kinds = (TypeVar, ParamSpec)  # of use to the type checker alone
-    return [n for n in _assigned(_body(module)) if not isinstance(getattr(module, n), kinds)]
+    names = _exported(module, _assigned(_body(module)))
+    return [name for name in names if not isinstance(getattr(module, name), kinds)]
 
 
 def definitions(module) -> list[str]:
     """Every public name that a module defines."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     named = [s.name for s in _body(module) if isinstance(s, kinds) and not s.name.startswith("_")]
-    return [*dict.fromkeys([*constants(module), *named])]
+    return [*dict.fromkeys([*constants(module), *_exported(module, named)])]
 
 
 @cache
@@ -126,7 +139,9 @@ def fields(module) -> dict[tuple[str, str], bool]:
     """(class, field) -> whether the docstring of the class describes it, for public classes."""
     found = {}
     for statement in _body(module):
-        if isinstance(statement, ast.ClassDef) and not statement.name.startswith("_"):
+        if not isinstance(statement, ast.ClassDef) or statement.name.startswith("_"):
+            continue
+        if _exported(module, [statement.name]):
             said = re.findall(r"^    (\w+): ", ast.get_docstring(statement) or "", re.MULTILINE)
             found |= {(statement.name, name): name in said for name in _assigned(statement.body)}
     return found
@@ -136,22 +151,26 @@ def _read_comments(app) -> None:
     """Let autodoc find all constants and fields, and the plain comments that stand by them."""
     special, parser.comment_re = parser.comment_re, re.compile(r"^\s*#:? ?(.*)\r?\n?$")
     try:
-        for name, module in modules().items():
-            analyzer = ModuleAnalyzer.for_module(f"{PACKAGE}.{name}")
-            analyzer.analyze()
+        for module in modules().values():
+            comments: dict[tuple[str, str], list[str]] = {}
+            for part in {module, *_parts(module)}:  # autodoc asks both about what a package exports
+                analyzer = ModuleAnalyzer.for_module(part.__name__)
+                analyzer.analyze()
+                comments |= analyzer.attr_docs
+                analyzer.attr_docs = comments
             for defined in definitions(module):
                 value = getattr(module, defined)
                 if defined in constants(module):
-                    analyzer.attr_docs.setdefault(("", defined), [""])
+                    comments.setdefault(("", defined), [""])
                 elif not inspect.isroutine(value) and not inspect.isclass(value):
                     # A function that a decorator has made an object, as jax.custom_vjp does.
                     said = (inspect.getdoc(value) or "").splitlines()
-                    analyzer.attr_docs.setdefault(("", defined), said)
+                    comments.setdefault(("", defined), said)
             for field, described in fields(module).items():
                 if described:
-                    analyzer.attr_docs.pop(field, None)
+                    comments.pop(field, None)
                 else:
-                    analyzer.attr_docs.setdefault(field, [""])
+                    comments.setdefault(field, [""])
     finally:
         parser.comment_re = special
 
