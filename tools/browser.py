@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-TIMEOUT = 180.0  # seconds for one command; a busy machine takes far longer than an idle one
+TIMEOUT = 600.0  # seconds for one command; a busy machine takes far longer than an idle one
 
 
 def find() -> str | None:

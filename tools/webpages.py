@@ -33,7 +33,7 @@ class AuthorYearLabels(LabelStyle):
     def format_label(self, entry):
         """The names as sphinxcontrib-bibtex's `author_year` writes them, and the year."""
         persons = entry.persons.get("author") or entry.persons.get("editor") or []
-        names = [" ".join([*p.prelast_names, *p.last_names]).strip("{}") for p in persons]
+        names = [" ".join(map(str, p.rich_prelast_names + p.rich_last_names)) for p in persons]
         said = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
         return f"{said or entry.fields['title']}, {entry.fields.get('year', 'n.d.')}"
 
