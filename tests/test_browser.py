@@ -129,13 +129,13 @@ def test_page_can_be_read(chromium, page):
         ("prefix tuning", "book/methods/overview"),
         ("P-tuning", "book/methods/overview"),
         ("hard prompt", "book/methods/hard-prompt"),
-        ("fine-tuning", "book/methods/full-weights"),
+        ("fine-tuning", "book/methods/overview"),
         ("LoRA", "book/methods/lora"),
         ("adapters", "book/methods/overview"),
     ],
 )
 def test_search_finds(chromium, words, page):
-    """From the file, without a network, as all the rest; the page is among the first ten."""
+    """From the file, without a network, as all the rest; the page is among the first ten pages."""
     chromium.media("screen", "light")
     chromium.open(f"{browser.address(HTML / 'search.html')}?q={quote(words)}")
     links = chromium.evaluate(
@@ -144,7 +144,7 @@ def test_search_finds(chromium, words, page):
                 await new Promise((r) => setTimeout(r, 100));
             await new Promise((r) => setTimeout(r, 500));
             const found = document.querySelectorAll("#search-results li a");
-            return [...found].slice(0, 10).map((link) => link.href);
+            return [...new Set([...found].map((link) => link.href.split(/[?#]/)[0]))];
         })()"""
     )
-    assert any(f"{page}.html" in link for link in links), links
+    assert any(f"{page}.html" in link for link in links[:10]), links

@@ -136,9 +136,9 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        self.evaluate(
-            "new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(0))))"
-        )
+        frames = "new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
+        finish = "document.getAnimations().forEach((running) => running.finish())"
+        self.evaluate(f"(async () => {{ await {frames}; {finish}; await {frames} }})()")
 
     def media(self, kind: str = "screen", scheme: str = "light") -> None:
         """Choose screen or print, light or dark."""
