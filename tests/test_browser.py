@@ -31,6 +31,9 @@ HEAVIEST = 1_700_000  # bytes of what a page loads besides its pictures: scripts
 # Rules of axe-core that are switched on or off, with the reason for those that are off.
 RULES = {
     "label-content-name-mismatch": True,
+    # Sphinx writes a signature of several lines as a list of definitions without terms.
+    "definition-list": False,
+    "dlitem": False,
 }
 
 
@@ -128,7 +131,6 @@ def test_page_can_be_read(chromium, page):
         ("soft prompt", "book/methods/soft-prompt"),
         ("prefix tuning", "book/methods/overview"),
         ("P-tuning", "book/methods/overview"),
-        ("hard prompt", "book/methods/hard-prompt"),
         ("fine-tuning", "book/methods/overview"),
         ("LoRA", "book/methods/lora"),
         ("adapters", "book/methods/overview"),

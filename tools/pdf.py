@@ -50,7 +50,9 @@ def joined(pages: list[str]) -> str:
             element[attribute] = moved(pages[0], str(element[attribute]), set())
     body = BeautifulSoup('<main class="bd-content"></main>', "html.parser")
     whole = body.new_tag("article", attrs={"class": "bd-article"})
-    assert body.main and cover.head and cover.body
+    assert body.main
+    assert cover.head
+    assert cover.body
     body.main.append(whole)
     for page in pages:
         text = BeautifulSoup((HTML / page).read_text("utf8"), "html.parser")
