@@ -32,6 +32,16 @@ test: env lint
 	$(BIN)/pytest
 	$(BIN)/python tools/execute.py
 
+# make test-browser    the built pages in Chromium; needs it, node and npm, and `make book` before
+.PHONY: test-browser pdf
+test-browser: env
+	npm ci --prefix tests --silent
+	BOOK_BROWSER=required $(BIN)/pytest tests/test_browser.py -q
+
+# make pdf    _build/book.pdf, the whole book as Chromium prints it; after `make book`
+pdf: env
+	$(BIN)/python tools/pdf.py
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
