@@ -88,6 +88,7 @@ class Assignment:
             scope = {
                 "rng": random.Random(build.derive(key, self.name, question, student_id)),
                 "math": math,
+                "same": same,
                 "part": lambda *a, p=parts, **k: p.append(Part(*a, **k)),
                 "by_hand": lambda n, name, p=parts: p.append(Part(n, name, hand=True)),
             }
@@ -308,7 +309,7 @@ def grade(folder, assignment, key, python, way, workers=2, limits=None, say=prin
                 result = done.result()
                 say(f"  {result['student']}: {total(result):g} points, {result['seconds']:.0f} s")
     results = [kept(path) for path in submissions]
-    marks = read_marks(graded / "by-hand.csv")
+    marks = read_marks(graded / "by-hand.csv", results)
     write_marks(graded / "by-hand.csv", results, marks)
     write_table(graded / "grades.csv", assignment, results, marks)
     for result in results:
@@ -323,15 +324,22 @@ def total(result):
     return sum(part["score"] or 0.0 for part in result["parts"])
 
 
-def read_marks(path):
-    """(student, question) -> (points, comment), as the teacher has put them in."""
+def read_marks(path, results):
+    """(student, question) -> (points, comment), as the teacher has put them in for this text."""
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf8") as file:
         rows = list(csv.DictReader(file))
+    texts = {
+        (result["student"], part["step"].split(".")[0]): harmless(part["text"]).split()
+        for result in results
+        for part in result["parts"]
+        if part["hand"]
+    }
     marks = {}
     for row in rows:
-        if row["points"].strip():
+        unchanged = texts.get((row["student"], row["question"])) == row["text"].split()
+        if row["points"].strip() and unchanged:
             try:
                 points = float(row["points"])
             except ValueError:
