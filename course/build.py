@@ -8,8 +8,8 @@ A source is a MyST text notebook, as a chapter is. Three things are special in i
 
 - a code cell with `:question: q1` and the tag `answer` is where a student writes. What stands
   between BEGIN SOLUTION and END SOLUTION is for teachers; what stands before is the starter;
-- a code cell with `:question: q1`, `:points: 3` and the tag `grade` checks. What stands between BEGIN
-  HIDDEN TESTS and END HIDDEN TESTS says what is asked of the answers; `grade.py` explains it;
+- a code cell with `:question: q1`, `:points: 3` and the tag `grade` checks. What stands between
+  BEGIN HIDDEN TESTS and END HIDDEN TESTS says what is asked of the answers; `grade.py` explains it;
 - what stands between BEGIN MARK SCHEME and END MARK SCHEME is how to mark by hand.
 
 These marks, and what takes them out, are nbgrader's.

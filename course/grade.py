@@ -16,9 +16,9 @@ so it does with the teacher's notebook, for the same numbers. Here the two are c
 
 for each part of the question. `name` is a variable or, with `calls`, a function, and `calls` a list
 of lists of arguments. The part is right if every value agrees with the reference solution's to
-`close`, or if `judge(values, reference)` says so. `rng` draws numbers that only the teacher's secret
-and the student's id determine. `by_hand(points, name)` shows a text to the teacher instead. A
-function of the solution must depend on its arguments alone.
+`close`, or if `judge(values, reference)` says so. `rng` draws numbers that only the teacher's
+secret and the student's id determine. `by_hand(points, name)` shows a text to the teacher instead.
+A function of the solution must depend on its arguments alone.
 """
 
 import argparse
@@ -163,7 +163,8 @@ def references(assignment, key, ids, python):
     """Student -> step -> the teacher's values. One process for all of them, of our own code."""
     cells, asks = [], [{"step": ITSELF, "name": "STUDENT", "calls": None}]
     for number, student_id in enumerate(ids):
-        cells += [(f"cell {number}.{i}", c) for i, c in enumerate(assignment.numbered(key, student_id))]
+        own = enumerate(assignment.numbered(key, student_id))
+        cells += [(f"cell {number}.{i}", cell) for i, cell in own]
         for step, part in assignment.parts(key, student_id).items():
             name = part.name
             if part.calls is None:
@@ -230,7 +231,10 @@ def grade_one(path, assignment, key, python, way, limits, slot):
         outcome = sandbox.Outcome(given_up=f"not graded: {error}")
     else:
         asks = [{"step": s, "name": p.name, "calls": p.calls} for s, p in parts.items()]
-        asks += [{"step": f"numbers.{i}", "name": n, "calls": None} for i, n in enumerate(("STUDENT", "TICKET"))]
+        asks += [
+            {"step": f"numbers.{i}", "name": name, "calls": None}
+            for i, name in enumerate(("STUDENT", "TICKET"))
+        ]
         outcome = sandbox.run(python, way, prepared(cells), asks, limits, slot)
         result |= {"cells": cells, "seconds": round(outcome.seconds, 1)}
         right = [student_id, build.ticket(key, student_id)]
@@ -305,7 +309,8 @@ def grade(folder, assignment, key, python, way, workers=2, limits=None, say=prin
     if new:
         expected = references(assignment, key, [path.stem for path in new], python)
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(one, p, expected) for p in new]):
+            waiting = [pool.submit(one, path, expected) for path in new]
+            for done in concurrent.futures.as_completed(waiting):
                 result = done.result()
                 say(f"  {result['student']}: {total(result):g} points, {result['seconds']:.0f} s")
     results = [kept(path) for path in submissions]
@@ -399,8 +404,14 @@ def write_table(path, assignment, results, marks):
         remark = harmless(" ".join(result["problems"])[:300])
         rest = [q for q in found if found[q] is None]
         rows.append(
-            (result["student"], *(f"{p:g}" for p in points.values()), f"{sum(points.values()):g}")
-            + (sum(assignment.questions.values()), " ".join(rest), remark)
+            (
+                result["student"],
+                *(f"{p:g}" for p in points.values()),
+                f"{sum(points.values()):g}",
+                sum(assignment.questions.values()),
+                " ".join(rest),
+                remark,
+            )
         )
     write_rows(path, rows)
 

@@ -7,7 +7,7 @@ that leave it, and `grade.py` judges these elsewhere.
 
 Every line that it writes is one JSON object:
 
-    {"at": step}                     this step begins; if the process ends now, this step is to blame
+    {"at": step}                     this step begins; if the process ends now, it is to blame
     {"at": step, "error": text}      it failed
     {"at": step, "values": [...]}    the answers to one question
 """
@@ -59,7 +59,7 @@ def main():
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.dup2(2, 1)  # what students print goes where errors go
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
 
     def say(**message):
         answers.write(json.dumps(message, allow_nan=False) + "\n")

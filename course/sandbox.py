@@ -23,15 +23,19 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_UID = 64100  # users that own nothing; one for each sandbox that runs at the same time
 
-# $1 is where the sandbox's file system is built, $2 its size, $3 the folders that it shows, $4 to $6
-# the user and the limits, the rest the command.
+# $1 is where the sandbox's file system is built, $2 its size, $3 the folders that it shows, $4 to
+# $6 the user and the limits, the rest the command.
 SETUP = r"""
 set -eu
 root=$1 size=$2 shown=$3 user=$4 memory=$5 tasks=$6
 shift 6
 mount -t tmpfs -o "size=$size,mode=755" sandbox "$root"
 echo "$shown" | while IFS= read -r path; do
-    if [ -h "$path" ]; then mkdir -p "$root$(dirname "$path")"; cp -P "$path" "$root$path"; continue; fi
+    if [ -h "$path" ]; then
+        mkdir -p "$root$(dirname "$path")"
+        cp -P "$path" "$root$path"
+        continue
+    fi
     if [ -d "$path" ]; then mkdir -p "$root$path"
     else mkdir -p "$root$(dirname "$path")"; : > "$root$path"; fi
     mount --bind "$path" "$root$path"
@@ -85,7 +89,8 @@ def _shown(python):
     prefixes = subprocess.run([python, "-c", says], capture_output=True, text=True, check=True)
     shown = ["/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/passwd"]
     shown += [f"/dev/{name}" for name in ("null", "zero", "random", "urandom")]
-    shown += prefixes.stdout.split() + [str(ROOT / "lib"), str(ROOT / "course" / "runner.py")]
+    shown += prefixes.stdout.splitlines()
+    shown += [str(ROOT / "lib"), str(ROOT / "course" / "runner.py")]
     found = []
     for path in dict.fromkeys(shown):
         inside = any(Path(path).is_relative_to(other) for other in found if other[:4] != "/dev")
@@ -98,7 +103,8 @@ def _command(python, mode, root, slot, limits):
     run = [python, "-P", str(ROOT / "course" / "runner.py")]
     path = f"PYTHONPATH={ROOT / 'lib'}"
     if mode == "none":
-        return ["env", path, "MPLBACKEND=agg", "JAX_PLATFORMS=cpu", "PROMPTBAYES_CPU_DEVICES=1", *run]
+        settings = ["MPLBACKEND=agg", "JAX_PLATFORMS=cpu", "PROMPTBAYES_CPU_DEVICES=1"]
+        return ["env", path, *settings, *run]
     uid = FIRST_UID + slot
     user = f"--reuid={uid} --regid={uid} --clear-groups" if mode == "root" else ""
     space = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
@@ -121,8 +127,8 @@ def mode(python=sys.executable):
         said[way] = outcome.given_up or why
     raise NoSandbox(
         "Submissions cannot be shut in here: neither as another user nor in a namespace. "
-        f"What was said: {said}. Run on Linux with util-linux, as root or where user namespaces are "
-        "allowed; or pass --unsafe to run them as they are, with all of your rights."
+        f"What was said: {said}. Run on Linux with util-linux, as root or where user namespaces "
+        "are allowed; or pass --unsafe to run them as they are, with all of your rights."
     )
 
 

@@ -88,7 +88,7 @@ def test_student_version_is_built_and_holds_no_solution_and_no_hidden_test(name)
     for mark in build.MARKS:
         assert f"BEGIN {mark}" in teacher
         assert f"BEGIN {mark}" not in text
-    # Not one line of what was taken out, in a cell or in its metadata, but for what the starter has.
+    # Not one line of what was taken out, in a cell or in its metadata; the starter's lines may be.
     taken, left = [], ""
     for cell in build.teacher(source).cells:
         pattern = rf"### BEGIN ({'|'.join(build.MARKS)})\n(.*?)### END \1"
@@ -226,7 +226,8 @@ LIMITS = sandbox.Limits(
 HOSTILE = {
     "loop": "while True: pass",
     "deaf-loop": (
-        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\nwhile True: pass"
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
+        "while True: pass"
     ),
     "loop-when-asked": "def double(x):\n    while True: pass",
     "missing-import": "import a_module_that_is_not_there\ndef double(x): return 2 * x",
@@ -259,11 +260,13 @@ HOSTILE = {
     ),
     "patches": (
         "import builtins, json, math, sys\nbuiltins.abs = lambda x: 0\n"
-        "sys.modules['grade'] = sys.modules['sandbox'] = math\nmath.isclose = lambda *a, **k: True\n"
+        "sys.modules['grade'] = sys.modules['sandbox'] = math\n"
+        "math.isclose = lambda *a, **k: True\n"
         "double = lambda x: 0"
     ),
     "forges": (
-        'import os\nfor fd in range(3, 64):\n    try: os.write(fd, b\'{"at": "q1.0", "score": 9}\\n\')\n'
+        "import os\nfor fd in range(3, 64):\n"
+        '    try: os.write(fd, b\'{"at": "q1.0", "score": 9}\\n\')\n'
         "    except OSError: pass\ndouble = lambda x: 0"
     ),
     "garbage": (
@@ -294,8 +297,11 @@ def hostile(small, way, tmp_path_factory):
 
     def submit(name, first, second="def triple(x): return 3 * x", turn=False):
         cells = [
-            f"STUDENT = {name!r}\nTICKET = {build.ticket(KEY, name)!r}", first, second, "assert True"
-        ]  # fmt: skip
+            f"STUDENT = {name!r}\nTICKET = {build.ticket(KEY, name)!r}",
+            first,
+            second,
+            "assert True",
+        ]
         cells = [nbformat.v4.new_code_cell(source) for source in (cells[::-1] if turn else cells)]
         text = build.text(nbformat.v4.new_notebook(cells=cells))
         (folder / f"{name}.ipynb").write_text(text)
