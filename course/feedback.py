@@ -28,7 +28,7 @@ def shown(text):
     escaped = html.escape(str(text), quote=True)
     for sign in "$\\`*_[]{}~":
         escaped = escaped.replace(sign, f"&#{ord(sign)};")
-    return "<pre>" + escaped.replace("\n", "&#10;") + "</pre>"
+    return '<pre style="white-space: pre-wrap">' + escaped.replace("\n", "&#10;") + "</pre>"
 
 
 def page(assignment, result, marks):
