@@ -30,9 +30,11 @@ right = next(n for n in range(100) if network_says(SHARE, n, n) > 0.9)
 """
 GAIN = "s = 2 * BIAS * (1 - BIAS)\ngain = s * math.log(1.2) + (1 - s) * math.log(0.9)\n"
 
-COLLAPSE = """
+KL = """
 def kl(a, b):
     return a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
+"""
+COLLAPSE = KL + """
 zero = math.log((1 - LOW) / (1 - HIGH))
 balanced = zero / (zero + math.log(HIGH / LOW))
 """
@@ -152,14 +154,14 @@ ANSWERS = {
         ],
         "q2": [
             # the floor for everybody
-            (COLLAPSE + "def possible(r):\n    edge = min(max(r['target'], r['low']), r['high'])\n"
+            (KL + "def possible(r):\n    edge = min(max(r['target'], r['low']), r['high'])\n"
              "    return r['regret'] >= r['n'] * kl(r['target'], edge)", 4),
             # one flip only
-            (COLLAPSE + "def possible(r):\n    edge = min(max(r['target'], r['low']), r['high'])\n"
+            (KL + "def possible(r):\n    edge = min(max(r['target'], r['low']), r['high'])\n"
              "    if r['predictor'] == 'network' or r['regret'] < 0:\n        return r['regret'] >= 0\n"
              "    return r['regret'] >= kl(r['target'], edge)", 1),
             # a floor inside the pretraining, too
-            (COLLAPSE + "def possible(r):\n    if r['predictor'] == 'network':\n"
+            (KL + "def possible(r):\n    if r['predictor'] == 'network':\n"
              "        return r['regret'] >= 0\n"
              "    edge = min((r['low'], r['high']), key=lambda t: abs(t - r['target']))\n"
              "    return r['regret'] >= r['n'] * kl(r['target'], edge)", 4),
