@@ -34,10 +34,13 @@ KL = """
 def kl(a, b):
     return a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
 """
-COLLAPSE = KL + """
+COLLAPSE = (
+    KL
+    + """
 zero = math.log((1 - LOW) / (1 - HIGH))
 balanced = zero / (zero + math.log(HIGH / LOW))
 """
+)
 COUNTS = """
 def counts_from(first, after_one):
     if not 0 < first < after_one < 1:
