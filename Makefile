@@ -94,3 +94,25 @@ format: env
 # make clean    everything that make has made, the environments excepted
 clean:
 	rm -rf _build .cache
+
+# The course
+COURSE_ENV := .venv-course
+COURSE_BIN := $(COURSE_ENV)/bin
+
+$(COURSE_ENV)/.installed: requirements-course.txt
+	@set -e; test -x $(COURSE_BIN)/python || { base=$$(tools/find-python); "$$base" -m venv $(COURSE_ENV); }
+	$(COURSE_BIN)/python -m pip install --quiet --requirement requirements-course.txt
+	@touch $@
+
+.PHONY: course grade course-test
+# make course    the assignments' notebooks and the teacher's secret; ROSTER=file makes the tickets
+course: $(COURSE_ENV)/.installed
+	$(COURSE_BIN)/python course/build.py $(if $(ROSTER),--roster "$(ROSTER)")
+
+# make grade FOLDER=.../assignment-1    points and feedback for a folder of submissions
+grade: env $(COURSE_ENV)/.installed
+	$(COURSE_BIN)/python course/grade.py "$(FOLDER)" $(if $(UNSAFE),--unsafe)
+
+# make course-test    the tests of the course and its grader, on one assignment; ALL=1 takes both
+course-test: env $(COURSE_ENV)/.installed
+	COURSE_ALL=$(ALL) $(COURSE_BIN)/python -m pytest -c /dev/null --rootdir=course course/tests -q -p no:cacheprovider
