@@ -1,6 +1,6 @@
 """The built pages in a headless Chromium: what only shows where a page is drawn.
 
-`make test-browser` runs this after `make book`, as `.ci/run` does; elsewhere it is skipped, for it
+`make test-browser` runs this after `make book`; elsewhere it is skipped, for it
 takes minutes and needs a browser.  Every page is loaded once in each theme, from its file, then
 resized; axe-core (https://github.com/dequelabs/axe-core) looks for what stops a reader who does
 not see, or not well.

@@ -349,7 +349,7 @@ def test_what_a_setting_cannot_be_is_said():
         with pytest.raises((TypeError, ValueError), match=message):
             setting(**{"target": "single-coin"} | fields)
     short = setting(target="single-coin", methods={"SoftPT": Prefix("soft", 0)})
-    with pytest.raises(ValueError, match="SoftPT can tune no network. `length` of a tuned prefix"):
+    with pytest.raises(ValueError, match="SoftPT can tune no network. `length` must be at least 1"):
         short.methods_for("lstm")
 
 
