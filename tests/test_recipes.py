@@ -61,8 +61,8 @@ def install(site: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["tool"]["setuptools"]
     source = ROOT / project["package-dir"][""]
     for package in project["packages"]:
-        for pattern in ("*.py", *project["package-data"][package]):
-            for path in (source / package).glob(pattern):
+        for pattern in ("*.py", *project["package-data"].get(package, ())):
+            for path in source.joinpath(*package.split(".")).glob(pattern):
                 target = site / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, target)
