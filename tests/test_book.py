@@ -178,7 +178,7 @@ def small_book(root: Path, **chapters: str) -> Path:
     (root / "_toc.yml").write_text(yaml.safe_dump(toc), "utf8")
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
     config["repository"] |= {"url": "https://github.com/someone/something"}
-    config["sphinx"]["local_extensions"] = {"notebooks": "tools"}
+    config["sphinx"]["local_extensions"] = {"notebooks": "tools", "webpages": "tools"}
     (root / "_config.yml").write_text(yaml.safe_dump(config), "utf8")
     shutil.copy(ROOT / "book" / "references.bib", root / "book" / "references.bib")
     (root / "book" / "curve.svg").write_text("<svg/>", "utf8")
