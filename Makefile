@@ -63,7 +63,7 @@ test-colab:
 
 .PHONY: test-colab-now
 test-colab-now: $(COLAB_ENV)/.installed
-	$(COLAB_BIN)/pytest --ignore=tests/test_book.py
+	$(COLAB_BIN)/pytest --ignore=tests/test_book.py --ignore=tests/test_browser.py
 	$(COLAB_BIN)/pytest --nbmake -o addopts= -o filterwarnings= $(COLAB_CHAPTER)
 
 $(COLAB_ENV)/.installed: requirements-colab.txt pyproject.toml
