@@ -20,7 +20,10 @@ function named(element) {
 // What is drawn: pieces of text, pictures, and the glyphs of formulas.
 function drawn() {
   const pieces = [];
-  const text = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
+  const text = document.createTreeWalker(
+    document.querySelector("article") ?? document.querySelector("main"), // as on the search page
+    NodeFilter.SHOW_TEXT,
+  );
   for (let node = text.nextNode(); node; node = text.nextNode()) {
     const parent = node.parentElement;
     if (!node.data.trim() || parent.closest("mjx-assistive-mml, svg, script, style")) continue;
