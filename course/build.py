@@ -27,7 +27,6 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import yaml
 from nbgrader.preprocessors import (
     CheckCellMetadata,
     ClearHiddenTests,
@@ -37,16 +36,12 @@ from nbgrader.preprocessors import (
 )
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+sys.path.insert(0, str(HERE.parent / "tools"))
+
+from repository import ROOT, Repository  # noqa: E402
+
 SECRET = HERE / "secret.txt"
 MARKS = ("SOLUTION", "HIDDEN TESTS", "MARK SCHEME")
-INSTALL = """\
-# On Colab, this installs the library of the book. Anywhere else, it does nothing.
-import sys
-
-if "google.colab" in sys.modules:
-    %pip install --quiet "promptbayes @ git+{url}.git@{branch}"
-"""
 
 
 def sources():
@@ -54,28 +49,20 @@ def sources():
     return {path.stem: path for path in sorted((HERE / "assignments").glob("*.md"))}
 
 
-def repository():
-    """Address and branch, from the one place where they stand."""
-    settings = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]
-    return settings["url"], settings["branch"]
-
-
 def link(target):
     """The address of a file of the repository; a chapter's notebook shows its formulas."""
-    url, branch = repository()
     path = ROOT / target
     if not path.exists():
         raise ValueError(f"a link of an assignment leads nowhere: {target!r}.")
     notebook = path.with_suffix(".ipynb")
     shown = notebook if path.suffix == ".md" and notebook.exists() else path
-    return f"{url}/blob/{branch}/{shown.relative_to(ROOT).as_posix()}"
+    return Repository().file(shown.relative_to(ROOT).as_posix())
 
 
 def teacher(source):
     """The notebook with its solutions, hidden tests and marking schemes."""
     read = jupytext.reads(Path(source).read_text("utf8"), fmt="md:myst")
-    url, branch = repository()
-    cells = [nbformat.v4.new_code_cell(INSTALL.format(url=url, branch=branch))]
+    cells = [nbformat.v4.new_code_cell(Repository().install_cell)]
     for cell in read.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(

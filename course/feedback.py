@@ -31,6 +31,14 @@ def shown(text):
     return '<pre style="white-space: pre-wrap">' + escaped.replace("\n", "&#10;") + "</pre>"
 
 
+def given(result, part, marks):
+    """Points and comment for a part, the teacher's where it is marked by hand; None: not yet."""
+    if part["score"] is not None:
+        return part["score"], ""
+    points, comment = marks.get((result["student"], part["question"]), (None, ""))
+    return (None if points is None else min(max(points, 0.0), part["points"])), comment
+
+
 def page(assignment, result, marks):
     """The page of one student, as HTML."""
     cells, reached = [], 0.0
@@ -38,17 +46,14 @@ def page(assignment, result, marks):
         said = "\n".join(problem[:400] for problem in result["problems"][:20])
         cells.append(nbformat.v4.new_markdown_cell("**When your notebook ran**\n\n" + shown(said)))
     for question, points in assignment.questions.items():
-        rows, score, open_ = [], 0.0, False
-        comment = ""
+        rows, score, comment = [], 0.0, ""
         for part in result["parts"]:
-            if part["step"].split(".")[0] != question:
+            if part["question"] != question:
                 continue
-            got, message = part["score"], part["message"]
-            if part["hand"] and got is None:
-                got, comment = marks.get((result["student"], question), (None, ""))
-                got = got if got is None else min(max(got, 0.0), part["points"])
-                message = message if got is None else "marked by your teacher."
-            open_ |= got is None
+            got, said = given(result, part, marks)
+            comment = said or comment
+            by_hand = part["score"] is None and got is not None
+            message = "marked by your teacher." if by_hand else part["message"]
             score += got or 0.0
             points_of = "to be marked" if got is None else f"{got:g} of {part['points']:g}"
             rows.append(f"{part['name']}: {points_of}. {message}")

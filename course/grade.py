@@ -191,7 +191,13 @@ def judged(parts, outcome, expected):
     """What each part of the submission is worth, with a message for the student."""
     results = []
     for step, part in parts.items():
-        row = {"step": step, "name": part.name, "points": part.points, "score": 0.0}
+        row = {
+            "step": step,
+            "question": step.split(".")[0],
+            "name": part.name,
+            "points": part.points,
+            "score": 0.0,
+        }
         row |= {"hand": part.hand, "message": ""}
         values = outcome.values.get(step)
         if part.hand:
@@ -336,7 +342,7 @@ def read_marks(path, results):
     with open(path, newline="", encoding="utf8") as file:
         rows = list(csv.DictReader(file))
     texts = {
-        (result["student"], part["step"].split(".")[0]): harmless(part["text"]).split()
+        (result["student"], part["question"]): harmless(part["text"]).split()
         for result in results
         for part in result["parts"]
         if part["hand"]
@@ -367,7 +373,7 @@ def write_marks(path, results, marks):
     for result in results:
         for part in result["parts"]:
             if part["hand"] and part["text"].strip():
-                question = part["step"].split(".")[0]
+                question = part["question"]
                 points, comment = marks.get((result["student"], question), ("", ""))
                 shown = harmless(part["text"])
                 row = (result["student"], question, points, part["points"], comment, shown)
@@ -379,11 +385,8 @@ def scores(assignment, result, marks):
     """Question -> points; None where a teacher has not marked yet."""
     found = dict.fromkeys(assignment.questions, 0.0)
     for part in result["parts"]:
-        question = part["step"].split(".")[0]
-        score = part["score"]
-        if part["hand"] and score is None:
-            score = marks.get((result["student"], question), (None,))[0]
-            score = score if score is None else min(max(score, 0.0), part["points"])
+        question = part["question"]
+        score, _ = feedback.given(result, part, marks)
         if score is None or found[question] is None:
             found[question] = None
         else:
@@ -397,8 +400,7 @@ def write_table(path, assignment, results, marks):
     for result in results:
         found = scores(assignment, result, marks)
         automatic = {
-            q: sum(p["score"] or 0 for p in result["parts"] if p["step"].split(".")[0] == q)
-            for q in found
+            q: sum(p["score"] or 0 for p in result["parts"] if p["question"] == q) for q in found
         }
         points = {q: automatic[q] if found[q] is None else found[q] for q in found}
         remark = harmless(" ".join(result["problems"])[:300])

@@ -3,12 +3,8 @@
 The address of the repository stands in `_config.yml` and nowhere else.
 """
 
-from pathlib import Path
-
-import yaml
 from docutils import nodes
-
-ROOT = Path(__file__).resolve().parent.parent
+from repository import ROOT, Repository
 
 
 def link(name, rawtext, text, lineno, inliner, options=None, content=()):
@@ -16,8 +12,7 @@ def link(name, rawtext, text, lineno, inliner, options=None, content=()):
     if not (ROOT / text).exists():
         message = inliner.reporter.error(f"{text!r} is not in the repository.", line=lineno)
         return [inliner.problematic(rawtext, rawtext, message)], [message]
-    settings = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]
-    address = f"{settings['url']}/blob/{settings['branch']}/{text}"
+    address = Repository().file(text)
     if name == "colab":
         address = address.replace("https://github.com", "https://colab.research.google.com/github")
     shown = "Open in Colab" if name == "colab" else text

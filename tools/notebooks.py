@@ -24,41 +24,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
-import yaml
 from docutils import nodes
 from jupyter_book.sphinx import build_sphinx
 from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
 from myst_parser.config.main import MdParserConfig
+from repository import ROOT, Repository
 from sphinx.builders import Builder
 from sphinx.errors import SphinxError
 from sphinx.util.osutil import relative_uri
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-
 Node = Any  # docutils does not type the children of its nodes
-
-# The first cell of every notebook.  The build of the book does not see it.
-INSTALL_CELL = """\
-# On Colab, this installs the library of the book. Anywhere else, it does nothing.
-import sys
-
-if "google.colab" in sys.modules:
-    %pip install --quiet "promptbayes @ git+{url}.git@{branch}"
-"""
 
 # Jupyter collapses the code, Colab hides it behind a form. A click opens either.
 FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
-class Book:
-    """Which pages there are, and where the repository lies."""
+class Book(Repository):
+    """Which pages there are, and where the repository lies on the web."""
 
     def __init__(self, root: Path = ROOT):
-        self.root = root
-        self.config = yaml.safe_load((root / "_config.yml").read_text("utf8"))
-        self.url: str = self.config["repository"]["url"]
-        self.branch: str = self.config["repository"]["branch"]
+        super().__init__(root)
         self.pages = [str(page) for page in parse_toc_yaml(root / "_toc.yml")]
 
     @cached_property
@@ -248,8 +234,9 @@ class Translator:
 
     def block_image(self, node: Node) -> str:
         # Colab shows no relative image, so it gets the file in the repository.
-        raw = self.builder.book.url.replace("github.com", "raw.githubusercontent.com")
-        return f"![{node['alt']}]({raw}/{self.builder.book.branch}/{node['uri']})"
+        there = self.builder.book
+        raw = there.url.replace("github.com", "raw.githubusercontent.com")
+        return f"![{node['alt']}]({raw}/{there.branch}/{node['uri']})"
 
     def block_figure(self, node: Node) -> str:
         number = self.number("figure", node)
@@ -349,7 +336,7 @@ class NotebookBuilder(Builder):
     def get_target_uri(self, docname: str, typ: str | None = None) -> str:
         if docname in self.chapters:
             return f"{docname}.ipynb"
-        return f"{self.book.url}/blob/{self.book.branch}/{docname}.md"
+        return self.book.file(f"{docname}.md")
 
     def get_relative_uri(self, from_: str, to: str, typ: str | None = None) -> str:
         target = self.get_target_uri(to)
@@ -359,8 +346,7 @@ class NotebookBuilder(Builder):
         if docname not in self.chapters:
             return
         made = Translator(self, docname)
-        install = INSTALL_CELL.format(url=self.book.url, branch=self.book.branch)
-        made.add("code", install, {"tags": ["remove-cell"]})
+        made.add("code", self.book.install_cell, {"tags": ["remove-cell"]})
         made.read(doctree)
         made.flush()
         notebook = {
