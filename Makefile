@@ -9,6 +9,9 @@ COLAB_ENV := .venv-colab
 COLAB_BIN := $(COLAB_ENV)/bin
 COLAB_CHAPTER := book/prediction/bayes.ipynb
 
+# One process a core; what a file's tests share is computed in one of them.
+SPREAD := --numprocesses=logical --dist=loadfile
+
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -20,23 +23,29 @@ help:
 
 # The chapters are executed by nbmake (tools/execute.py), and the build takes its outputs from there.
 # The build folder is fresh every time: -W over an unchanged page that failed before would pass.
+# A book that was built and checked from the very same files is left as it is.
 book: env
+	@$(BIN)/python tools/bookcache.py unchanged || $(MAKE) --no-print-directory book-now
+	@echo "The book: _build/html/index.html"
+
+.PHONY: book-now
+book-now: env
 	$(BIN)/python tools/notebooks.py --check
 	$(BIN)/python tools/execute.py
 	rm -rf _build/html _build/jupyter_execute _build/.doctrees
 	$(BIN)/jupyter-book build . -W --keep-going --quiet
-	BOOK_HTML=required $(BIN)/pytest tests/test_book.py -q
-	@echo "The book: _build/html/index.html"
+	BOOK_HTML=required $(BIN)/pytest tests/test_book.py -q --numprocesses=logical
+	$(BIN)/python tools/bookcache.py done
 
 test: env lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(SPREAD)
 	$(BIN)/python tools/execute.py
 
 # make test-browser    the built pages in Chromium; needs it, node and npm, and `make book` before
 .PHONY: test-browser pdf
 test-browser: env
 	npm ci --prefix tests --silent
-	BOOK_BROWSER=required $(BIN)/pytest tests/test_browser.py -q
+	BOOK_BROWSER=required $(BIN)/pytest tests/test_browser.py -q --numprocesses=logical
 
 # make pdf    _build/book.pdf, the whole book as Chromium prints it; after `make book`
 pdf: env
@@ -63,7 +72,7 @@ test-colab:
 
 .PHONY: test-colab-now
 test-colab-now: $(COLAB_ENV)/.installed
-	$(COLAB_BIN)/pytest --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	$(COLAB_BIN)/pytest $(SPREAD) --ignore=tests/test_book.py --ignore=tests/test_browser.py
 	$(COLAB_BIN)/pytest --nbmake -o addopts= -o filterwarnings= $(COLAB_CHAPTER)
 
 $(COLAB_ENV)/.installed: requirements-colab.txt pyproject.toml
@@ -73,10 +82,13 @@ $(COLAB_ENV)/.installed: requirements-colab.txt pyproject.toml
 	$(COLAB_BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-# make bench    tuning beside a plain loop, on an otherwise idle machine; a quarter of an hour
+# make bench    tuning beside a plain loop, on an otherwise idle machine; half an hour. Where the CPU
+#              has AVX-512, the sizes of micro-batches also as XLA writes them without it
 .PHONY: bench reproduce
 bench: env
 	$(BIN)/python benchmarks/bench.py
+	if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then XLA_FLAGS=--xla_cpu_max_isa=AVX2 \
+		$(BIN)/python benchmarks/bench.py --only tuning micro_batches profiles; fi
 
 # make reproduce    those of the paper's experiments that are not stored yet; hours, and resumable
 reproduce: env

@@ -2,18 +2,22 @@
 
 For each network and method: seconds per step and repetition of `tune` and of a plain loop
 (`plain.py`), in interleaved rounds, after asserting that both compute the same. Medians go to
-`results/<device>.md` and `.json`. Wall time is compared only within the run, never over runs.
+`results/<kind of machine>.md` and `.json`, which the book's page on speed shows. Wall time is
+compared only within the run, never over runs. `hardware.CACHE_BYTES` and `hardware.MIN_ROWS` are
+read off the table of micro-batches, on each kind of CPU.
 """
 
 import argparse
+import collections
 import functools
 import json
 import os
-import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,6 +33,8 @@ NETWORKS = {"LSTM": pb.LSTM(), "Transformer": pb.Transformer()}
 METHODS = ("SoftPT", "EmbedWT", "FullWT", "LoRAWT")
 TASK = pb.coin_mixture([0.2, 0.8])
 STEPS = 5  # of a round
+SIZED = ("SoftPT", "EmbedWT", "FullWT")  # the methods whose micro-batches are tried
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def main():
@@ -37,33 +43,35 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lever-rounds", type=int, default=3)
     parser.add_argument("--memory-of", nargs=2, metavar=("NETWORK", "METHOD"))
+    parser.add_argument("--profile-of", nargs=2, metavar=("NETWORK", "METHOD"))
     parser.add_argument("--time-of", nargs=3, metavar=("NETWORK", "METHOD", "LEVER"))
-    parser.add_argument("--again", nargs="+", choices=PARTS, help="measure these parts alone")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these parts alone")
+    parser.add_argument("--again", action="store_true", help="and keep the other parts")
     parser.add_argument("--out", default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.memory_of:
         return print_peak_memory(*options.memory_of)
+    if options.profile_of:
+        return print_profile(*options.profile_of)
     if options.time_of:
         return print_time_without(*options.time_of, options)
-    if options.again:
-        report = json.loads((Path(options.out) / f"{jax.default_backend()}.json").read_text())
-        report |= {part: PARTS[part](options) for part in options.again}
-        return write(report, Path(options.out))
+    kept = Path(options.out) / f"{file_name()}.json"
+    report = json.loads(kept.read_text()) if options.again else {}
+    report |= {"machine": machine(), "repetitions": options.repetitions, "rounds": options.rounds}
+    for part in options.only or PARTS:
+        report[part] = PARTS[part](options)
+        write(report, Path(options.out))  # a run that is stopped keeps what it has
+
+
+def rows(options):
+    """`tune` and the plain loop side by side, for networks and methods."""
     cases = [(n, m) for n in NETWORKS for m in METHODS if (n, m) != ("LSTM", "LoRAWT")]
-    rows = [measure(*case, options) for case in cases]
-    for row in rows:
+    measured = [measure(*case, options) for case in cases]
+    rates = [matmul_rate() for _ in range(3)]
+    for row in measured:
         row["peak_gib"] = peak_memory(row["network"], row["method"])
-    report = {
-        "machine": machine(),
-        "repetitions": options.repetitions,
-        "rounds": options.rounds,
-        "matmul_gflops": matmul_rate() / 1e9,
-        "rows": rows,
-    }
-    report |= {part: measure_part(options) for part, measure_part in PARTS.items()}
-    for row in rows:
-        row["share_of_matmul"] = flops(row) / row["tune_s"] / (report["matmul_gflops"] * 1e9)
-    write(report, Path(options.out))
+        row["share_of_matmul"] = flops(row) / row["tune_s"] / statistics.median(rates)
+    return {"matmul_gflops": statistics.median(rates) / 1e9, "cases": measured}
 
 
 def setup(network, method, num_steps, repetitions):
@@ -192,10 +200,119 @@ def hard_search(network):
     return time.perf_counter() - began
 
 
+def micro_batches(options):
+    """Seconds per step and repetition with each size, in interleaved rounds; what is chosen."""
+    return [
+        sizes_of(network, method, options.lever_rounds) for network in NETWORKS for method in SIZED
+    ]
+
+
+def sizes_of(network, method, rounds):
+    base, how, training, keys = setup(network, method, STEPS, len(jax.devices()))
+    jax.clear_caches()
+    times = {size: [] for size in SIZES}
+    for _ in range(1 + rounds):  # the first compiles
+        for size, taken in times.items():
+            began = time.perf_counter()
+            pb.tune(base, how, TASK, training, keys, micro_batch=size, progress=False)
+            taken.append((time.perf_counter() - began) / STEPS / len(keys))
+    seconds = {str(size): statistics.median(taken[1:]) for size, taken in times.items()}
+    chosen = pb.tune(base, how, TASK, training, keys, progress=False).state.micro_batch
+    row = {"network": network, "method": method, "chosen": chosen, "seconds": seconds}
+    print(row, flush=True)
+    return row
+
+
+def profiles(_):
+    """Where a step's time goes, on one core, each in a process of its own."""
+    cases = [(network, method) for network in NETWORKS for method in ("SoftPT", "FullWT")]
+    return [profile(*case) for case in cases]
+
+
+def profile(network, method):
+    command = [sys.executable, __file__, "--profile-of", network, method]
+    env = os.environ | {"PROMPTBAYES_CPU_DEVICES": "1"}
+    cores = os.sched_getaffinity(0)  # what is started inherits them
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    finally:
+        os.sched_setaffinity(0, cores)
+    return {"network": network, "method": method} | json.loads(done.stdout)
+
+
+def print_profile(network, method):
+    """Milliseconds of a step by kind of operation, from jax's own profile of three steps.
+
+    A program's operations are told apart by its text: a fusion that calls a `dot` is a product.
+    """
+    steps = 3
+    base, how, training, keys = setup(network, method, steps, 1)
+    texts, advance = [], tuning._advance
+
+    def keep_text(*arguments):
+        texts.append(advance.lower(*arguments).compile().as_text())
+        return advance(*arguments)
+
+    tuning._advance = keep_text
+    run = functools.partial(pb.tune, base, how, TASK, training, keys, progress=False)
+    run()
+    tuning._advance = advance
+    began = time.perf_counter()
+    run()
+    whole = (time.perf_counter() - began) / steps
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        spent = spent_in(jax.profiler.ProfileData.from_file(str(file)), kinds_of(texts[0]))
+    parts = {kind: spent[kind] / steps / 1e9 for kind in ("products", "copies", "other")}
+    rate = flops({"network": network, "method": method}) / parts["products"]
+    one_core = matmul_rate()
+    print(json.dumps({"step_s": whole, "products_rate": rate / one_core} | parts))
+
+
+# Words of XLA's names for operations that compute nothing.
+MOVES = {
+    *("copy", "transpose", "concatenate", "slice", "broadcast", "pad"),
+    *("bitcast", "dynamic", "update", "fusion"),
+}
+
+
+def kinds_of(text):
+    """Name of an operation in a compiled program -> products, copies or other."""
+    with_product = set()
+    for body in re.split(r"\n\n", text):
+        if re.search(r"\sdot\(", body) and (name := re.match(r"%?(\S+)", body.strip())):
+            with_product.add(name[1])
+    kinds = {}
+    for name, operation in re.findall(r"^\s+(?:ROOT )?%?(\S+) = (.*)$", text, re.MULTILINE):
+        called = re.search(r"calls=%?([^\s,]+)", operation)
+        if re.search(r"\sdot\(", operation) or (called and called[1] in with_product):
+            kinds[name] = "products"
+        elif set(re.findall("[a-z]+", name)) <= MOVES:
+            kinds[name] = "copies"
+        elif not re.search(r"\s(while|call|conditional)\(", operation):
+            kinds[name] = "other"
+    return kinds
+
+
+def spent_in(data, kinds):
+    """Nanoseconds by kind, of the operations that the program's text names."""
+    spent = collections.Counter()
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name in kinds:
+                    spent[kinds[event.name]] += event.duration_ns
+    return spent
+
+
 LEVERS = {
     "all": "nothing switched off",
     "micro-batches": "the whole batch at once",
     "sharing": "the first projections for every sequence, not once for every token",
+    "products": "the gradients of products with kernels as jax writes them",
     "gradient": "the LSTM's recurrence differentiated by jax",
     "cores": "one device: XLA splits single products over the cores",
 }
@@ -225,7 +342,9 @@ def lever_times(network, method, options):
 def print_time_without(network, method, lever, options):
     """Median of three rounds of `tune` with one lever switched off."""
     if lever == "micro-batches":
-        hardware.CACHE_BYTES = 2**60
+        tuning.micro_batch_size = lambda architecture, batch_size, *_: batch_size
+    if lever == "products":
+        networks.product = jnp.matmul
     if lever == "gradient":
         networks.recur = lambda *inputs: networks._recur_forward(*inputs)[0]
     if lever == "sharing":
@@ -246,6 +365,9 @@ def _prepare_and_read(torso, prepare, read, x, memory):
 
 
 PARTS = {  # each compares within itself, so that one can be measured again
+    "tuning": rows,
+    "micro_batches": micro_batches,
+    "profiles": profiles,
     "end_to_end": lambda _: [end_to_end(n, m) for n in NETWORKS for m in ("SoftPT", "FullWT")],
     "evaluation_seconds": lambda _: {name: evaluation(name) for name in NETWORKS},
     "hard_search_seconds": lambda _: {name: hard_search(name) for name in NETWORKS},
@@ -296,62 +418,161 @@ def print_peak_memory(network, method):
     print(int(kib) / 2**20)
 
 
+def file_name():
+    if jax.default_backend() != "cpu":
+        return jax.default_backend()
+    return "cpu-" + hardware.cpu().kind.lower().replace(" ", "-").replace("_", "-")
+
+
 def machine():
     name = jax.devices()[0].device_kind
     if name == "cpu":
         info = Path("/proc/cpuinfo")
         lines = info.read_text().splitlines() if info.is_file() else []
         model = next((s.split(":")[1].strip() for s in lines if "model name" in s), "CPU")
-        name = f"{os.cpu_count()} cores of {model}"
-    return f"{name}, {platform.machine()}, jax {jax.__version__}"
+        name = f"{os.cpu_count()} cores of {model}, {hardware.cpu().kind}"
+        if "xla_cpu_max_isa" in os.environ.get("XLA_FLAGS", ""):
+            name += f" ({os.environ['XLA_FLAGS']})"
+    return f"{name}, jax {jax.__version__}"
 
 
 def write(report, folder):
     folder.mkdir(exist_ok=True)
-    name = jax.default_backend()
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = [
-        f"# Tuning speed on {report['machine']}",
-        "",
-        f"{report['repetitions']} repetitions, medians of {report['rounds']} interleaved rounds; "
-        f"float32 products of size 2048, one a core, run at {report['matmul_gflops']:.0f} GFLOP/s.",
-        "",
-        "| network | method | tune, ms per step and repetition | plain loop, ms | times faster "
-        "| compile, s | traces | peak memory, GiB | of the matmul rate |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    (folder / f"{file_name()}.json").write_text(json.dumps(report, indent=1) + "\n")
+    tables = (table(report[part]) for part, table in TABLES.items() if part in report)
+    lines = [f"# {report['machine']}", "", *(line for table in tables for line in [*table, ""])]
+    text = "\n".join(lines).rstrip() + "\n"
+    (folder / f"{file_name()}.md").write_text(text)
+    print(text, flush=True)
+
+
+def grid(header, *rows):
+    """A Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def tuning_table(part):
+    header = "network|method|tune, ms|plain loop, ms|times faster|compile, s|traces|peak, GiB|"
+    rows = [
+        [
+            row["network"],
+            row["method"],
+            f"{1000 * row['tune_s']:.1f}",
+            f"{1000 * row['plain_s']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['compile_s']:.1f}",
+            f"{row['traces']}",
+            f"{row['peak_gib']:.2f}",
+            f"{row['share_of_matmul']:.0%}",
+        ]
+        for row in part["cases"]
     ]
-    for r in report["rows"]:
-        lines.append(
-            f"| {r['network']} | {r['method']} | {1000 * r['tune_s']:.1f} | "
-            f"{1000 * r['plain_s']:.1f} | {r['ratio']:.2f} | {r['compile_s']:.1f} | "
-            f"{r['traces']} | {r['peak_gib']:.2f} | {r['share_of_matmul']:.0%} |"
-        )
-    lines += [
+    return [
+        "Milliseconds of a step and repetition, medians of interleaved rounds; the last column is "
+        "the share of the rate of large float32 products, one a core, "
+        f"{part['matmul_gflops']:.0f} GFLOP/s.",
         "",
+        *grid([*header.split("|")[:-1], "of the matmul rate"], *rows),
+    ]
+
+
+def sizes_table(part):
+    def cells(row):
+        best = min(row["seconds"].values())
+        for size, seconds in row["seconds"].items():
+            text = f"{seconds / best:.2f}"
+            yield f"**{text}**" if int(size) == row["chosen"] else text
+
+    def first(row):
+        return [row["network"], row["method"], f"{1000 * min(row['seconds'].values()):.1f}"]
+
+    return [
+        "Sequences of a micro-batch: times slower than the best; what the library takes is bold.",
+        "",
+        *grid(
+            ["network", "method", "best, ms", *map(str, SIZES)],
+            *([*first(row), *cells(row)] for row in part),
+        ),
+    ]
+
+
+def profiles_table(part):
+    names = "products", "copies", "other"
+    rows = [
+        [
+            row["network"],
+            row["method"],
+            f"{1000 * row['step_s']:.0f}",
+            *(f"{1000 * row[name]:.0f}" for name in names),
+            f"{row['products_rate']:.0%}",
+        ]
+        for row in part
+    ]
+    return [
+        "Where a step goes on one core, milliseconds; operations are timed with the profiler on, "
+        "the step without it. Products are those with weights and of attention; the last column is "
+        "their own rate.",
+        "",
+        *grid(["network", "method", "step", *names, "of the matmul rate"], *rows),
+    ]
+
+
+def end_to_end_table(part):
+    rows = (
+        [
+            r["network"],
+            r["method"],
+            f"{r['tune_s']:.0f}",
+            f"{r['plain_s']:.0f}",
+            f"{r['ratio']:.1f}",
+        ]
+        for r in part
+    )
+    return [
         "Ten repetitions of 200 steps, compile included (the plain loop's time composed of its "
         "compile and its steps, measured right before and after):",
         "",
+        *grid(["network", "method", "tune, s", "plain loop, s", "times faster"], *rows),
     ]
-    for r in report["end_to_end"]:
-        lines.append(
-            f"- {r['network']}, {r['method']}: {r['tune_s']:.0f} s against {r['plain_s']:.0f} s, "
-            f"{r['ratio']:.1f} times faster"
-        )
-    lines += ["", "Evaluation of ten repetitions on 2048 sequences of length 200:", ""]
-    lines += [f"- {n}: {s:.1f} s" for n, s in report["evaluation_seconds"].items()]
-    lines += ["", "Exhaustive search of 64 hard prompts on 2048 sequences of length 50:", ""]
-    lines += [f"- {n}: {s:.1f} s" for n, s in report["hard_search_seconds"].items()]
-    lines += ["", "What each lever gains: times slower with it switched off.", ""]
+
+
+def seconds_table(what, part):
+    return [f"{what}: " + ", ".join(f"{name} {taken:.1f} s" for name, taken in part.items()) + "."]
+
+
+def levers_table(part):
     names = list(LEVERS)[1:]
-    lines += [f"| network | method | {' | '.join(names)} |", "| --- " * (2 + len(names)) + "|"]
-    for r in report["levers"]:
-        whole = r["seconds"]["all"]
-        gains = [f"{r['seconds'][n] / whole:.2f}" if n in r["seconds"] else "–" for n in names]
-        lines.append(f"| {r['network']} | {r['method']} | {' | '.join(gains)} |")
-    lines += [""] + [f"- {name}: {LEVERS[name]}" for name in names]
-    text = "\n".join(lines) + "\n"
-    (folder / f"{name}.md").write_text(text)
-    print(text)
+
+    def gains(row):
+        whole = row["seconds"]["all"]
+        for name in names:
+            yield f"{row['seconds'][name] / whole:.2f}" if name in row["seconds"] else "–"
+
+    return [
+        "What each lever gains: times slower with it switched off.",
+        "",
+        *grid(
+            ["network", "method", *names],
+            *([row["network"], row["method"], *gains(row)] for row in part),
+        ),
+        "",
+        *(f"- {name}: {LEVERS[name]}" for name in names),
+    ]
+
+
+TABLES = {
+    "tuning": tuning_table,
+    "micro_batches": sizes_table,
+    "profiles": profiles_table,
+    "end_to_end": end_to_end_table,
+    "evaluation_seconds": functools.partial(
+        seconds_table, "Evaluation of ten repetitions on 2048 sequences of length 200"
+    ),
+    "hard_search_seconds": functools.partial(
+        seconds_table, "Exhaustive search of 64 hard prompts on 2048 sequences of length 50"
+    ),
+    "levers": levers_table,
+}
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ def test_page_can_be_read(chromium, page):
         ("posterior", "book/prediction/bayes"),
         ("prompt tuning", "book/methods/soft-prompt"),
         ("soft prompt", "book/methods/soft-prompt"),
+        ("hard prompt", "book/methods/hard-prompt"),
         ("prefix tuning", "book/methods/overview"),
         ("P-tuning", "book/methods/overview"),
         ("fine-tuning", "book/methods/overview"),
@@ -137,10 +138,21 @@ def test_page_can_be_read(chromium, page):
     ],
 )
 def test_search_finds(chromium, words, page):
-    """From the file, without a network, as all the rest; the page is among the first ten pages."""
+    """The page is among the first ten, and a page for readers is the first of all."""
+    links = search(chromium, words)
+    assert any(f"{page}.html" in link for link in links[:10]), links
+    assert "book/reference/api" not in links[0], links
+
+
+def test_search_finds_a_function_by_its_name(chromium):
+    assert "book/reference/api" in search(chromium, "search_hard_prefix")[0]
+
+
+def search(chromium, words):
+    """Addresses of the pages found, from the file, without a network, as all the rest."""
     chromium.media("screen", "light")
     chromium.open(f"{browser.address(HTML / 'search.html')}?q={quote(words)}")
-    links = chromium.evaluate(
+    return chromium.evaluate(
         """(async () => {
             for (let i = 0; i < 600 && !document.querySelector("#search-results li"); i++)
                 await new Promise((r) => setTimeout(r, 100));
@@ -149,4 +161,3 @@ def test_search_finds(chromium, words, page):
             return [...new Set([...found].map((link) => link.href.split(/[?#]/)[0]))];
         })()"""
     )
-    assert any(f"{page}.html" in link for link in links[:10]), links

@@ -17,15 +17,27 @@ from promptbayes.networks import initial_params
 # Micro-batches.
 
 
+WIDE, NARROW = (hardware.CPU("x86_64", avx512, None) for avx512 in (True, False))
+
+
+def chosen(monkeypatch, here, *arguments, **options):
+    monkeypatch.setattr(hardware, "cpu", lambda: here)
+    return hardware.micro_batch_size(*arguments, **options)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 96, 256])
 @pytest.mark.parametrize("length", [1, 50, 100])
-@pytest.mark.parametrize("architecture", [LSTM(), Transformer(), LSTM(width=1, embedding_width=1)])
-def test_a_micro_batch_is_the_largest_divisor_that_fits_the_cache(batch_size, length, architecture):
-    floats = architecture.floats_per_token
-    size = hardware.micro_batch_size(batch_size, length, floats, num_weights=0)
+@pytest.mark.parametrize("architecture", [Transformer(), Transformer(embedding_width=4)])
+@pytest.mark.parametrize("cache_bytes", [None, 2**20, 2**40])
+def test_a_micro_batch_is_the_largest_divisor_that_fits_the_cache(
+    batch_size, length, architecture, cache_bytes, monkeypatch
+):
+    here = WIDE._replace(cache_bytes=cache_bytes)
+    size = chosen(monkeypatch, here, architecture, batch_size, length, num_weights=0)
+    limit = min(hardware.CACHE_BYTES, cache_bytes or hardware.CACHE_BYTES)
 
     def fits(sequences):
-        return 4 * sequences * length * floats <= hardware.CACHE_BYTES
+        return 4 * sequences * length * architecture.floats_per_token <= limit
 
     assert batch_size % size == 0
     assert fits(size) or size == 1
@@ -34,31 +46,74 @@ def test_a_micro_batch_is_the_largest_divisor_that_fits_the_cache(batch_size, le
 
 
 @pytest.mark.parametrize(
-    ("name", "length", "size"),
+    ("name", "length", "wide", "narrow"),
     [
-        ("transformer", PRETRAINING.length, 2),
-        ("transformer", TUNING.length, 4),
-        ("lstm", TUNING.length, 16),
-        ("transformer-large", TUNING.length, 8),
-        ("lstm-large", TUNING.length, 16),
+        ("transformer", PRETRAINING.length, 4, 4),
+        ("transformer", TUNING.length, 8, 8),
+        ("lstm", PRETRAINING.length, 32, 64),
+        ("lstm", TUNING.length, 32, 64),
+        ("transformer-large", TUNING.length, 8, 8),
+        ("lstm-large", TUNING.length, 32, 64),
     ],
 )
-def test_the_papers_batches_are_cut_as_measured(name, length, size):
-    """Sizes from 1 to 128 were tried on two cores: these are the fastest or within their noise.
+def test_the_papers_batches_are_cut_as_measured(name, length, wide, narrow, monkeypatch):
+    """`make bench` tries sizes from 1 to 256: with AVX-512 and without, these are near the best.
 
-    The large networks' weights count: by their activations alone they would get 1 and 4, and take
-    1.4 and 1.5 times as long.
+    The large networks' weights count: by its activations alone the large Transformer would get 1,
+    and take 1.4 times as long.
     """
     architecture = ARCHITECTURES[name]
     params = initial_params(architecture, jax.random.key(0))
     num_weights = sum(weights.size for weights in jax.tree.leaves(params))
-    floats = architecture.floats_per_token
-    assert hardware.micro_batch_size(256, length, floats, num_weights) == size
+    for here, size in ((WIDE, wide), (NARROW, narrow)):
+        assert chosen(monkeypatch, here, architecture, 256, length, num_weights) == size
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(1, 1), (7, 7), (48, 48), (96, 32), (100, 50)])
+def test_a_recurrent_network_reads_rows_enough_or_the_whole_batch(batch_size, size, monkeypatch):
+    few = LSTM(width=512)
+    assert chosen(monkeypatch, WIDE, few, batch_size, 50, num_weights=0) == size
+    assert chosen(monkeypatch, WIDE, LSTM(width=1, embedding_width=1), 256, 50, 0) == 256
 
 
 def test_an_accelerator_takes_the_whole_batch(monkeypatch):
     monkeypatch.setattr(hardware.jax, "default_backend", lambda: "gpu")
-    assert hardware.micro_batch_size(257, 1000, 10_000, 10_000) == 257
+    assert hardware.micro_batch_size(Transformer(), 257, 1000, 10_000) == 257
+
+
+# What the CPU is.
+
+
+@pytest.mark.parametrize(
+    ("flags", "avx512"),
+    [
+        ("", True),
+        ("--xla_cpu_max_isa=AVX2", False),
+        ("--xla_other=1 --xla_cpu_max_isa=sse4_2", False),
+        ("--xla_cpu_max_isa=AVX512", True),
+        ("--xla_cpu_max_isa=AMX", True),
+    ],
+)
+def test_vectors_are_as_wide_as_cpu_and_flags_allow(flags, avx512, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    for info, has in (("flags : avx2 avx512f avx512bw", True), ("flags : avx2", False)):
+        monkeypatch.setattr(hardware.Path, "is_file", lambda path: True)
+        monkeypatch.setattr(hardware.Path, "read_text", lambda path, info=info: info)
+        assert hardware.cpu.__wrapped__().avx512 == (avx512 and has)
+    monkeypatch.setattr(hardware.Path, "is_file", lambda path: False)  # no Linux
+    assert not hardware.cpu.__wrapped__().avx512
+
+
+def test_a_cores_caches_are_its_own_and_its_share(tmp_path):
+    """Two L1, an L2 for two threads of a core, an L3 for eight; nothing where there is nothing."""
+    caches = (1, "48K", "3"), (1, "32K", "3"), (2, "2048K", "3"), (3, "32768K", "00000000,000000ff")
+    for index, (level, size, cores) in enumerate(caches):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, text in (("level", level), ("size", size), ("shared_cpu_map", cores)):
+            (folder / name).write_text(f"{text}\n")
+    assert hardware._cache_bytes(tmp_path) == (1 + 4) * 2**20
+    assert hardware._cache_bytes(tmp_path / "nothing") is None
 
 
 @jax.custom_vjp

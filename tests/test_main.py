@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import NETWORKS
-from promptbayes import Training, __main__, experiments, load, predictor, results
+from promptbayes import Training, __main__, experiments, load, predictor, results, tuning
 
 SHORT = Training(num_steps=10, batch_size=4, length=5)
 
@@ -34,6 +34,7 @@ def test_pretrain_writes_a_network_with_its_provenance(small_scale, capsys):
     settings = predictor.settings(path)
     assert settings["training"] == vars(SHORT)
     assert settings["seed"] == 5
+    assert settings["micro_batch"] in range(1, SHORT.batch_size + 1)
     assert len(settings["losses"]) == SHORT.num_steps
     assert {"versions", "device", "seconds", "date"} <= settings.keys()
     assert f"{settings['losses'][-1]} nats per sequence" in capsys.readouterr().out
@@ -50,6 +51,20 @@ def test_reproduce_pretrains_what_is_not_there(small_scale, monkeypatch, capsys)
     assert capsys.readouterr().out.count("lstm-5.safetensors is not there: pretraining it") == 1
     path = results.cell_path("single-coin", "lstm", "UnembedWT", 5, small_scale)
     assert results.read(path).attrs["network_seed"] == 5
+
+
+def test_a_cell_goes_on_with_its_micro_batch(small_scale, monkeypatch):
+    """On a machine that would take another one; its repetitions would round otherwise."""
+    few = replace(experiments.SETTINGS["single-coin"], training=SHORT, num_evaluation=8)
+    monkeypatch.setattr(experiments, "SETTINGS", {"single-coin": few})
+    command = ["reproduce", "single-coin", "--network", "lstm", "--methods", "UnembedWT"]
+    command += ["--network-seed", "5", "--folder", str(small_scale), "--repetitions"]
+    path = results.cell_path("single-coin", "lstm", "UnembedWT", 5, small_scale)
+    for repetitions, size in (("1", 2), ("2", 1)):
+        monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments, size=size: size)
+        __main__.main([*command, repetitions])
+    assert results.read(path).sizes["repetition"] == 2
+    assert results.read(path).attrs["micro_batch"] == "2"
 
 
 def test_the_same_seed_gives_the_same_network_and_another_another(small_scale):

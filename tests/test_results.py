@@ -78,6 +78,19 @@ def test_what_is_written_is_read(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_cell_says_with_which_micro_batch_it_was_begun(path, monkeypatch):
+    """Of several the first; cells from before there was a choice, and searches, say none."""
+    assert results.micro_batch(path) is None
+    results.append(path, cell([0]))
+    assert results.micro_batch(path) is None
+    for repetition, size in enumerate(("16", "16", "32"), start=1):
+        results.append(path, cell([repetition]).assign_attrs(micro_batch=size))
+    assert results.read(path).attrs["micro_batch"] == "16; 32"
+    assert results.micro_batch(path) == 16
+    monkeypatch.setattr(results.jax, "default_backend", lambda: "gpu")
+    assert results.micro_batch(path) is None
+
+
 def test_appending_adds_only_what_is_new(path):
     results.append(path, cell([0, 1]))
     altered = cell([1, 2]).assign(cumulative_regret=cell([1, 2]).cumulative_regret + 100)

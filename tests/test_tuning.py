@@ -1,5 +1,7 @@
 """The loop against optima that are known, against a loop written out, and counted traces."""
 
+import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -433,17 +435,15 @@ def test_tuning_leaves_the_base_as_it_was():
 
 
 @pytest.mark.parametrize("method", ["FullWT", "Memory"])
-def test_micro_batches_give_the_gradient_of_the_batch(small, method, monkeypatch, float64):
+def test_micro_batches_give_the_gradient_of_the_batch(small, method, float64):
     as_float64 = jax.tree.map(lambda x: np.asarray(x, np.float64), small)
     method = SMALL_METHODS[method]
     tokens = np.random.default_rng(0).integers(0, 2, size=(6, 3)).astype(np.int32)
     theta = method.init(jax.random.key(0), as_float64)
 
     def loss_and_gradient(size):
-        monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: size)
-        return jax.jit(lambda theta: tuning.loss_and_gradient(as_float64, method, theta, tokens))(
-            theta
-        )
+        of_size = functools.partial(tuning.loss_and_gradient, micro_batch=size)
+        return jax.jit(lambda theta: of_size(as_float64, method, theta, tokens))(theta)
 
     whole, parts = loss_and_gradient(6), loss_and_gradient(2)
     for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
@@ -535,6 +535,28 @@ def test_pretraining_goes_on_too():
     assert_same_bits(done.losses, whole.losses)
 
 
+def test_a_run_goes_on_with_the_micro_batch_it_began_with(monkeypatch):
+    """Whatever this machine would take: a recurrent network's gradient rounds otherwise."""
+    base, training = small_predictor("LSTM"), Training(num_steps=2, batch_size=8, length=3)
+    arguments = base, Weights(("torso",)), coin(0.3), training, KEYS_10[0]
+    begun = tune(*arguments, micro_batch=2, progress=False)
+    whole = tune(*arguments, micro_batch=8, progress=False)
+    assert (begun.state.micro_batch, whole.state.micro_batch) == (2, 8)
+    gone_on = resume(begun, 2, progress=False)
+    assert gone_on.state.micro_batch == 2
+    arguments = *arguments[:3], replace(training, num_steps=4), arguments[4]
+    assert_same_bits(gone_on.theta, tune(*arguments, micro_batch=2, progress=False).theta)
+    monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: 4)
+    assert tune(*arguments, progress=False).state.micro_batch == 4
+    # The same gradient: Adam's first step has size one whatever the rounding.
+    for one, other in zip(jax.tree.leaves(begun.losses), jax.tree.leaves(whole.losses)):
+        np.testing.assert_allclose(one, other, atol=roundings(1000))
+    with pytest.raises(ValueError, match="`micro_batch` must divide the batch size, 8, got 3"):
+        tune(*arguments, micro_batch=3, progress=False)
+    with pytest.raises(TypeError, match="`micro_batch` must be an integer"):
+        tune(*arguments, micro_batch=2.0, progress=False)
+
+
 def test_the_hook_sees_the_run_on_its_way_and_changes_nothing(counted):
     whole, seen = counted[3][0], []
     arguments = small_predictor("LSTM"), Prefix("soft", 2), CountedCoin(np.float32(0.3))
@@ -596,12 +618,13 @@ RNG = np.random.default_rng(5)
 SOME = Masked(RNG.integers(0, 2, (8, 4)).astype(np.int32), RNG.integers(0, 2, (8, 4)))
 
 
-def test_only_what_the_mask_counts_is_in_the_loss(small, monkeypatch):
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_only_what_the_mask_counts_is_in_the_loss(small, micro_batch):
     """Whatever the micro-batches."""
-    monkeypatch.setattr(tuning, "micro_batch_size", lambda *arguments: 2)
     assert 0 < SOME.mask.sum() < SOME.mask.size
     training = Training(num_steps=1, batch_size=8, length=4)
-    done = tune(small, Weights(("embedding",)), SOME, training, KEYS_10[0], progress=False)
+    options = {"micro_batch": micro_batch, "progress": False}
+    done = tune(small, Weights(("embedding",)), SOME, training, KEYS_10[0], **options)
     came = np.take_along_axis(np.asarray(small(SOME.tokens)), SOME.tokens[..., None], axis=-1)
     expected = -(came[..., 0] * SOME.mask).sum() / 8
     np.testing.assert_allclose(done.losses, [[expected]], atol=roundings(100), rtol=0)

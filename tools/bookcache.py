@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "lib" / "promptbayes"
+HTML = ROOT / "_build" / "html"
+LEFT_BY_TOOLS = {".ipynb_checkpoints", "__pycache__", "node_modules"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "xarray", "ipykernel")
 
 
@@ -48,13 +50,36 @@ def cache_folder() -> Path:
 
 def sources_key() -> str:
     """The hash of the book's own sources, without what is only tested or installed."""
+    return _hash_of("_config.yml", "_toc.yml", "book")
+
+
+def build_key() -> str:
+    """The hash of all that a build and its checks depend on: nothing changed, nothing to do."""
+    others = "tools", "tests", "benchmarks", "requirements.txt", "Makefile"
+    return f"{library_key()} {sources_key()} {_hash_of(*others)}"
+
+
+def _hash_of(*names: str) -> str:
+    """Of files and folders of the project; not of what tools leave in them."""
     digest = hashlib.sha256()
-    files = [ROOT / "_config.yml", ROOT / "_toc.yml", *sorted((ROOT / "book").rglob("*"))]
-    for path in files:
-        if path.is_file() and ".ipynb_checkpoints" not in path.parts:
+    roots = [ROOT / name for name in names]
+    for path in (file for root in roots for file in [root, *sorted(root.rglob("*"))]):
+        if path.is_file() and not LEFT_BY_TOOLS.intersection(path.parts):
             digest.update(f"{path.relative_to(ROOT).as_posix()} ".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def main() -> int:
+    """`make book` asks `unchanged` first, and says `done` at its end."""
+    built = HTML / "built.txt"
+    if sys.argv[1:] == ["done"]:
+        built.write_text(build_key() + "\n", "utf8")
+    elif sys.argv[1:] != ["unchanged"]:
+        raise SystemExit("usage: bookcache.py unchanged | done")
+    elif not built.exists() or built.read_text("utf8").strip() != build_key():
+        return 1
+    return 0
 
 
 def _use_cache(app, config) -> None:
@@ -76,3 +101,7 @@ def setup(app) -> dict:
     app.connect("config-inited", _use_cache)
     app.connect("build-finished", _finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

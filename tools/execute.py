@@ -2,7 +2,8 @@
 
     python tools/execute.py [chapter.md ...]
 
-nbmake executes copies of the notebooks.  What it computed goes into the cache from which the build
+nbmake executes copies of the notebooks, as many at a time as there are cores, each on one of them
+(`onecore.py`).  What it computed goes into the cache from which the build
 of the book takes its outputs (`bookcache.py`).  A chapter whose code and library are the same as
 when it last ran without an error is not run again, so `make test` and `make book`, in whichever
 order, run each chapter once.  Exits with 1 if a chapter fails or prints to stderr.
@@ -127,6 +128,9 @@ def main() -> int:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     keeper = Keeper(copies, cache)
     options = ["--nbmake", "--overwrite", f"--nbmake-timeout={CELL_TIMEOUT}", "--durations=0"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if min(cores, len(copies)) > 1:
+        options += [f"--numprocesses={cores}", "--maxschedchunk=1", "-p", "onecore"]
     # The settings of the library's tests (doctests, warnings as errors) are not meant for nbmake.
     options += ["-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider", "-v"]
     status = pytest.main([*options, *map(str, copies)], plugins=[keeper])

@@ -7,7 +7,7 @@ import argparse
 import functools
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,6 +19,7 @@ from .experiments import Setting
 from .methods import METHODS
 from .networks import Architecture
 from .predictor import initialise
+from .provenance import provenance
 from .tasks import dirichlet
 from .tuning import PRETRAINING, TUNING, pretrain, tune
 
@@ -137,7 +138,8 @@ def _pretrain_network(name: str, seed: int | None) -> None:
         "training": vars(PRETRAINING),
         "seed": seed,
         "losses": [round(float(loss), 3) for loss in np.asarray(trained.losses[0])],
-        **experiments.provenance(time.perf_counter() - began),
+        "micro_batch": trained.state.micro_batch,
+        **provenance(time.perf_counter() - began),
     }
     path.parent.mkdir(exist_ok=True)
     made = trained.predictor(0)
@@ -244,11 +246,12 @@ def _path(cell: cluster.Cell, options, folder: Path) -> Path:
 def _ready(cell, repetitions, options, chosen: dict[str, Setting], folder: Path) -> cluster.Block:
     """A block with all that `run_cell` needs, if its network is the one that results are of."""
     (name, network, method), seed = cell, options.network_seed
-    setting, more = chosen[name], {"network_seed": seed}
+    setting, path = chosen[name], _path(cell, options, folder)
+    more = {"network_seed": seed, "micro_batch": results.micro_batch(path)}
     if not options.dask:  # workers have networks of their own; `append` looks at these
         said = experiments.cell_attributes(setting, network, method, seed)
         untuned = experiments.untuned_regret(setting, network, seed)
-        results.check_network(_path(cell, options, folder), said, untuned)
+        results.check_network(path, said, untuned)
     if setting is not experiments.SETTINGS.get(name):
         more["setting"] = setting
     if setting.starts_from_prefixes(method):
@@ -354,64 +357,9 @@ def _cells(options, chosen: dict[str, Setting], folder: Path, refused: list[str]
 
 
 def _table(options) -> None:
-    """Cumulative regret at N_tune on the target: median, quantiles, and what they rest on."""
-    columns = "{:<28} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
-    heading = "setting network predictor median quantiles runs error networks paper"
-    (chosen, folder), others = _choose(options), []
-    print(columns.format(*heading.split()))
-    for name, setting in chosen.items():
-        for network in _networks([setting], options.network):
-            try:
-                rows = results.summary(setting, network, folder=folder)
-            except FileNotFoundError:
-                print(columns.format(name, network, "not computed", *6 * [""]))
-                continue
-            for row in rows:
-                print(columns.format(name, network, *_texts(row)))
-            cells = results.load_cells(setting, network, folder=folder)
-            for method in setting.methods_for(network):
-                if method not in cells:
-                    print(columns.format(name, network, method, "missing", *5 * [""]))
-            said = results.experiment(next(iter(cells.values())))["training"]
-            if said != asdict(setting.training):
-                size = f"{said['num_steps']} steps of {said['batch_size']} sequences"
-                others.append(f"{name}, {network}: not the setting's training, but {size}")
-        if not experiments.baselines(setting, setting.target):
-            others.append(f"{name}: `exact` knows no Bayes predictor of {setting.target}")
-    print(
-        "\nNats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % "
-        "over repetitions (runs);\nerror: standard error of the evaluation; networks: range over "
-        "pretrained networks\n(untrained: over initialisations), and their number."
-    )
-    for name, setting in chosen.items():
-        if name in experiments.FINDINGS and setting is experiments.SETTINGS[name]:
-            print(f"\n{name}: not as the paper claims. {experiments.FINDINGS[name]}.")
-    print(*others, sep="\n")
-    networks = _networks(chosen.values(), options.network)
-    columns, devices, whole = "{:<28}" + len(networks) * " {:>12}", set(), 0.0
-    print("\n" + columns.format("hours of computing", *networks))
-    for name in chosen:
-        taken = [results.computing_time(name, network, folder) for network in networks]
-        print(columns.format(name, *(f"{seconds / 3600:.2f}" for seconds, _ in taken)))
-        whole += sum(seconds for seconds, _ in taken) / 3600
-        devices |= set().union(*(where for _, where in taken))
-    print(f"{whole:.1f} in all, on {' and '.join(sorted(devices)) or 'nothing yet'}")
-
-
-def _texts(row: results.Summary) -> list[str]:
-    """One row of the table, as text."""
-    if not row.repetitions:
-        return [row.predictor, f"{row.median:.3f}", "", "exact", "", "", ""]
-    networks = f"{min(row.networks):.3f} to {max(row.networks):.3f} ({len(row.networks)})"
-    return [
-        row.predictor,
-        f"{row.median:.3f}",
-        f"{row.low:.3f} to {row.high:.3f}" if row.repetitions > 1 else "",
-        str(row.repetitions),
-        f"{row.error:.3f}",
-        networks if len(row.networks) > 1 else "",
-        "" if row.paper is None else f"{row.paper:.2f}",
-    ]
+    """The settings chosen, as `report` knows them."""
+    chosen, folder = _choose(options)
+    print(report.table(chosen, _networks(chosen.values(), options.network), folder=folder))
 
 
 def _figures(options) -> None:

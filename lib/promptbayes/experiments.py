@@ -7,14 +7,10 @@ Wherever a `setting` is asked for, a name of the paper's `SETTINGS` or a `Settin
 
 import contextlib
 import dataclasses
-import datetime
 import functools
-import importlib.metadata
 import json
-import platform
 import re
 import runpy
-import subprocess
 import sys
 import time
 import zlib
@@ -41,6 +37,7 @@ from .predictor import (
     named_leaves,
     without_numbers,
 )
+from .provenance import provenance
 from .regret import cumulative_regret, evaluate, instantaneous_regret
 from .states import Components, fit_components
 from .tasks import Sequences, coin, coin_mixture, random_coins
@@ -501,6 +498,7 @@ def run_cell(
     *,
     network_seed: int | None = None,
     prefixes=None,
+    micro_batch: int | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Some repetitions of one method: tune, evaluate on all tasks of the setting, look inside.
@@ -512,6 +510,7 @@ def run_cell(
         repetitions: their numbers; repetition r draws from its own key, whatever else is run.
         network_seed: which pretrained network (or initialisation, where untrained).
         prefixes: for a memory what SoftPT found in these repetitions, see `results.soft_prefixes`.
+        micro_batch: see `tune`; the cell's attribute of that name says which one it was.
         progress: show a progress bar.
 
     Returns:
@@ -541,6 +540,7 @@ def run_cell(
     base = base_predictor(chosen, network, network_seed)
     repetitions = list(repetitions)
     keys = jax.vmap(repetition_key)(jnp.array(repetitions))
+    attributes = cell_attributes(chosen, network, method, network_seed)
     how, variables = chosen.methods[method], {}
     arguments = base, how, chosen.tasks[chosen.target], chosen.training, keys
     if isinstance(how, NoTuning | RandomPrefix):
@@ -552,14 +552,16 @@ def run_cell(
         variables["prompt_loss"] = ("repetition", "prompt"), np.stack(losses)
         variables["best_prompt"] = ("repetition", "prefix"), np.stack(best)
     else:
-        tuned = tune(*arguments, progress=progress)
+        options = {"micro_batch": micro_batch, "progress": progress}
+        tuned = tune(*arguments, **options)
         if chosen.starts_from_prefixes(method):
             soft = chosen.methods["SoftPT"]
             left = jax.vmap(lambda prefix: how.from_prefix(soft.apply(base, prefix)))
-            again = tune(*arguments, start=left(jnp.asarray(prefixes)), progress=progress)
+            again = tune(*arguments, start=left(jnp.asarray(prefixes)), **options)
             tuned, variables = _better(tuned, again, chosen)
         predictors = _predictors(tuned)
         variables |= _tuning_variables(tuned)
+        attributes["micro_batch"] = str(tuned.state.micro_batch)
     variables |= _regret_variables(predictors, chosen)
     variables["untuned_regret"] = untuned_regret(chosen, network, network_seed).variable
     if predictors[0].params is base.params:  # other weights have other states
@@ -570,7 +572,6 @@ def run_cell(
             points = components.project(states).astype(np.float32)
             variables["background"] = ("background_sequence", "time", "component"), points
             variables |= _network_variables(chosen, chosen.shipped(network), network_seed)
-    attributes = cell_attributes(chosen, network, method, network_seed)
     attributes |= provenance(time.perf_counter() - began)
     return labelled(variables, attributes, repetitions=repetitions, chosen=chosen)
 
@@ -728,25 +729,3 @@ def baselines(setting: str | Setting, evaluation: str) -> dict[str, NDArray[np.f
                 prompted = pre.posterior(np.repeat(np.arange(len(counts)), counts))
                 curves["PreBayesPT"] = exact.regret_curve(prompted, source, length)
     return curves
-
-
-def provenance(seconds: float) -> dict:
-    """Where, when and with what something was computed."""
-    names, version = ("promptbayes", "jax", "flax", "optax", "numpy"), importlib.metadata.version
-    return {
-        "versions": " ".join(f"{name}-{version(name)}" for name in names),
-        "commit": _commit(),
-        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}, {platform.machine()}",
-        "seconds": round(seconds, 1),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-@functools.cache
-def _commit() -> str:
-    """The commit of the checkout that this file lies in; empty for an installed package."""
-    command, here = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        ran = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-        return ran.stdout.strip()
-    return ""

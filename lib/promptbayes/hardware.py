@@ -1,22 +1,71 @@
 """What is about the machine and not about the paper: cores, caches, devices.
 
 Everything here changes speed and memory only, never a number beyond rounding. What each lever gains
-is measured in `benchmarks/results/cpu.md`. Two more are in `networks`: what all sequences share is
-computed once (the prefill, and the projections of every token), and the LSTM's gradient is written
-by hand.
+is measured in `benchmarks/results/`. Three more are in `networks`: what all sequences share is
+computed once (the prefill, and the projections of every token), and two gradients are written by
+hand: the LSTM's, and that of a product with a kernel.
 """
 
 import contextlib
 import functools
 import os
+import platform
+import re
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-#: Bytes. Activations of one micro-batch should stay in a core's caches, L2 and its share of L3.
-CACHE_BYTES = 6 * 2**20
+#: Bytes of activations that one micro-batch has at most, where a core's caches, L2 and its share of
+#: L3, hold as much.
+CACHE_BYTES = 8 * 2**20
+#: Sequences that a recurrent network reads at once at least, by whether the CPU has AVX-512: its
+#: products have one row a sequence, and every step reads the recurrent kernel again.
+MIN_ROWS = {True: 32, False: 64}
+
+
+class CPU(NamedTuple):
+    """What micro-batches depend on."""
+
+    name: str  #: such as x86_64
+    avx512: bool  #: whether XLA writes for vectors of 512 bits
+    cache_bytes: int | None  #: a core's L2 and its share of L3; None where the system does not say
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return f"{self.name} {'with' if self.avx512 else 'without'} AVX-512"
+
+
+@functools.cache
+def cpu() -> CPU:
+    """The CPU as Linux describes it, less what `XLA_FLAGS` forbids; elsewhere without AVX-512.
+
+    Example:
+        >>> cpu().name in cpu().kind
+        True
+    """
+    flags, info = os.environ.get("XLA_FLAGS", ""), Path("/proc/cpuinfo")
+    narrow = re.search(r"xla_cpu_max_isa=(?!AVX512|AMX)", flags, re.IGNORECASE)
+    wide = not narrow and info.is_file() and re.search(r"\bavx512f\b", info.read_text())
+    return CPU(platform.machine(), bool(wide), _cache_bytes())
+
+
+def _cache_bytes(caches=Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
+    """A core's L2 and its share of L3, from Linux's description of the first."""
+    found = 0
+    with contextlib.suppress(OSError, ValueError):
+        for cache in caches.glob("index*"):
+            level, size, cores = (
+                (cache / name).read_text().strip() for name in ("level", "size", "shared_cpu_map")
+            )
+            if level in ("2", "3"):
+                sharing = int(cores.replace(",", ""), 16).bit_count()
+                found += int(size.removesuffix("K")) * 1024 // sharing
+    return found or None
 
 
 def use_all_cores() -> None:
@@ -34,22 +83,37 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", int(devices))
 
 
-def micro_batch_size(batch_size: int, length: int, floats_per_token: int, num_weights: int) -> int:
-    """How many sequences to process at once: all on an accelerator, a cacheful on a CPU.
+def micro_batch_size(architecture, batch_size: int, length: int, num_weights: int) -> int:
+    """How many sequences to process at once: all on an accelerator, by the CPU's kind on a CPU.
 
     The largest divisor of `batch_size`, in sequences of `length` tokens, whose activations fit
-    `CACHE_BYTES` or, in a larger network, what a micro-batch moves anyway: the weights five times
-    (read forwards and backwards, their gradient written, the sum of gradients read and written).
+    the caches (`CACHE_BYTES`) or, in a larger network, what a micro-batch moves anyway: the weights
+    five times (read forwards and backwards, their gradient written, the sum of gradients read and
+    written). A recurrent network gets the first of at least `MIN_ROWS`. Timing plays no part, so
+    equal machines choose alike; `benchmarks/` is where the constants come from.
+
+    Args:
+        architecture: an `Architecture`, for its `floats_per_token` and `recurrent`.
+        batch_size: sequences in a gradient step.
+        length: tokens in each.
+        num_weights: of the network.
 
     Example:
-        >>> 256 % micro_batch_size(256, 50, floats_per_token=1408, num_weights=132_738)
+        >>> from promptbayes import LSTM
+        >>> 256 % micro_batch_size(LSTM(), 256, 50, num_weights=132_738)
         0
     """
     if jax.default_backend() != "cpu":
         return batch_size
-    size = max(CACHE_BYTES, 5 * 4 * num_weights)
-    fitting = max(1, size // (4 * length * floats_per_token))
-    return max(d for d in range(1, batch_size + 1) if batch_size % d == 0 and d <= fitting)
+    here = cpu()
+    size = max(min(CACHE_BYTES, here.cache_bytes or CACHE_BYTES), 5 * 4 * num_weights)
+    fitting = max(1, size // (4 * length * architecture.floats_per_token))
+    divisors = [d for d in range(1, batch_size + 1) if batch_size % d == 0]
+    chosen = max(d for d in divisors if d <= fitting)
+    if not architecture.recurrent:
+        return chosen
+    least = min(MIN_ROWS[here.avx512], batch_size)
+    return max(chosen, min(d for d in divisors if d >= least))
 
 
 def spread(function, *arrays):

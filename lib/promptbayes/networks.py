@@ -12,7 +12,7 @@ H heads, K head width, F features of a state.
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +52,9 @@ class Network(nnx.Module):
 
     def __init__(self, architecture: "Architecture", rngs: nnx.Rngs):
         width = architecture.embedding_width
-        self.embedding = nnx.Linear(architecture.num_tokens, width, rngs=rngs)
+        self.embedding = linear(architecture.num_tokens, width, rngs=rngs)
         self.torso = architecture.torso(rngs)
-        self.unembedding = nnx.Linear(self.torso.width, architecture.num_tokens, rngs=rngs)
+        self.unembedding = linear(self.torso.width, architecture.num_tokens, rngs=rngs)
 
     def read_prefix(self, prefix_LxD: jax.Array, memory: Carried | None = None) -> Reading:
         """The empty context (a zero vector through the embedding), then the prefix [prefix, width].
@@ -154,6 +154,33 @@ class Torso(nnx.Module):
         return self.read(self.prepare(x_BxTxD, memory), memory)
 
 
+@jax.custom_vjp
+def product(x_BxTxD: jax.Array, kernel_DxF: jax.Array) -> jax.Array:
+    """Vectors times a kernel, for any leading axes.
+
+    Differentiated by hand: what jax writes for the kernel's gradient makes XLA copy one factor
+    transposed on a CPU, which takes twice the time of the product (`benchmarks/`).
+    """
+    return x_BxTxD @ kernel_DxF
+
+
+def _product_backward(kept, d_y_BxTxF):
+    x_BxTxD, kernel_DxF = kept
+    x_NxD, d_y_NxF = (z.reshape(-1, z.shape[-1]) for z in (x_BxTxD, d_y_BxTxF))
+    d_kernel_DxF = lax.dot_general(x_NxD, d_y_NxF, (((0,), (0,)), ((), ())))
+    return d_y_BxTxF @ kernel_DxF.T, d_kernel_DxF
+
+
+product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
+
+
+def _as_flax_calls_it(x, kernel, dimension_numbers, **precision):
+    return product(x, kernel)
+
+
+linear = functools.partial(nnx.Linear, dot_general=_as_flax_calls_it)
+
+
 class LSTMTorso(Torso):
     """Layers of Hochreiter & Schmidhuber's cell with forget gate; the state is the cells."""
 
@@ -194,7 +221,7 @@ class LSTMLayer(nnx.Module):
     """Gates input, forget, candidate, output; no extra forget bias."""
 
     def __init__(self, input_width: int, width: int, rngs: nnx.Rngs):
-        self.input = nnx.Linear(input_width, 4 * width, rngs=rngs)
+        self.input = linear(input_width, 4 * width, rngs=rngs)
         # One orthogonal matrix over all four gates would have half the scale.
         orthogonal = nnx.initializers.orthogonal()
         gates = [orthogonal(rngs.params(), (width, width)) for _ in range(4)]
@@ -312,8 +339,8 @@ class Block(nnx.Module):
         self.attention_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
         self.attention = Attention(width, num_heads, rngs)
         self.mlp_norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
-        self.up = nnx.Linear(width, mlp_width, use_bias=False, rngs=rngs)
-        self.down = nnx.Linear(mlp_width, width, use_bias=False, rngs=rngs)
+        self.up = linear(width, mlp_width, use_bias=False, rngs=rngs)
+        self.down = linear(mlp_width, width, use_bias=False, rngs=rngs)
         self.norm = nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def prepare(self, x_BxTxD):
@@ -333,8 +360,8 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, num_heads: int, rngs: nnx.Rngs):
         self.num_heads = num_heads
-        linear = functools.partial(nnx.Linear, width, width, use_bias=False, rngs=rngs)
-        self.query, self.key, self.value, self.out = linear(), linear(), linear(), linear()
+        square = functools.partial(linear, width, width, use_bias=False, rngs=rngs)
+        self.query, self.key, self.value, self.out = square(), square(), square(), square()
         norm = functools.partial(nnx.LayerNorm, width, epsilon=1e-6, use_bias=False, rngs=rngs)
         self.query_norm, self.key_norm = norm(), norm()
 
@@ -389,7 +416,8 @@ class Architecture:
     A network of one's own is a subclass, a frozen and keyword-only dataclass with a `torso` (see
     `Torso`) and, to be tuned, `floats_per_token`. Its fields are ints, floats, bools, strings, None
     or tuples of these, so that `save` can write them and `load(path, architectures=[...])` read
-    them; what values they may have is for its own `__post_init__` to say.
+    them; what values they may have is for its own `__post_init__` to say. What computes one step
+    after the other sets `recurrent = True`; this changes speed alone (`hardware`).
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True)
@@ -401,6 +429,8 @@ class Architecture:
 
     num_tokens: int = 2  #: size of the alphabet
     embedding_width: int = 128  #: of the vectors that the torso reads
+
+    recurrent: ClassVar[bool] = False  #: whether a step waits for the one before it
 
     def __init_subclass__(cls):
         jax.tree_util.register_static(cls)  # to jit and vmap it is structure, not numbers
@@ -435,6 +465,8 @@ class LSTM(Architecture):
 
     width: int = 128  #: of cells and hidden states
     num_layers: int = 1  #: cells, one on the other
+
+    recurrent = True
 
     def __post_init__(self):
         super().__post_init__()

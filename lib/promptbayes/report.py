@@ -5,6 +5,8 @@ Here the two meet, and the exact predictors join them. No network runs: its stat
 """
 
 import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 
 import numpy as np
 import xarray as xr
@@ -111,3 +113,85 @@ def _bayes_loss(task, length: int) -> float | None:
     except (TypeError, ValueError):  # no coin, or none that `exact` knows
         return None
     return float(-np.sum(special.comb(length, ones) * np.exp(log_prob) * log_prob))
+
+
+def table(settings: Mapping[str, Setting], networks: Collection[str], *, folder=None) -> str:
+    """Cumulative regret at N_tune on the target, beside the paper's, and what it rests on.
+
+    Args:
+        settings: name -> setting; what is not stored of one is shown as missing.
+        networks: which of their networks.
+        folder: where results are; the package's if left out.
+
+    Example:
+        >>> from promptbayes.experiments import SETTINGS
+        >>> print(table({"single-coin": SETTINGS["single-coin"]}, ["lstm"]).split()[0])
+        setting
+    """
+    columns = "{:<28} {:<12} {:<12} {:>7} {:>16} {:>5} {:>6} {:>20} {:>6}"
+    lines = [columns.format(*_HEADING)]
+    others = []
+    for name, setting in settings.items():
+        for network in (network for network in setting.networks if network in networks):
+            try:
+                rows = results.summary(setting, network, folder=folder)
+            except FileNotFoundError:
+                lines.append(columns.format(name, network, "not computed", *6 * [""]))
+                continue
+            lines += [columns.format(name, network, *_texts(row)) for row in rows]
+            cells = results.load_cells(setting, network, folder=folder)
+            for method in setting.methods_for(network):
+                if method not in cells:
+                    lines.append(columns.format(name, network, method, "missing", *5 * [""]))
+            said = results.experiment(next(iter(cells.values())))["training"]
+            if said != asdict(setting.training):
+                size = f"{said['num_steps']} steps of {said['batch_size']} sequences"
+                others.append(f"{name}, {network}: not the setting's training, but {size}")
+        if not experiments.baselines(setting, setting.target):
+            others.append(f"{name}: `exact` knows no Bayes predictor of {setting.target}")
+    lines.append(_EXPLAINED)
+    for name, setting in settings.items():
+        if name in experiments.FINDINGS and setting is experiments.SETTINGS[name]:
+            lines.append(f"\n{name}: not as the paper claims. {experiments.FINDINGS[name]}.")
+    lines += others
+    return "\n".join([*lines, "", *_hours(settings, networks, folder)])
+
+
+_HEADING = (
+    *("setting", "network", "predictor", "median", "quantiles"),
+    *("runs", "error", "networks", "paper"),
+)
+_EXPLAINED = """
+Nats, cumulative regret after 50 predictions on the target. quantiles: 25 % and 75 % \
+over repetitions (runs);
+error: standard error of the evaluation; networks: range over pretrained networks
+(untrained: over initialisations), and their number."""
+
+
+def _texts(row: results.Summary) -> list[str]:
+    """One row of the table, as text."""
+    if not row.repetitions:
+        return [row.predictor, f"{row.median:.3f}", "", "exact", "", "", ""]
+    networks = f"{min(row.networks):.3f} to {max(row.networks):.3f} ({len(row.networks)})"
+    return [
+        row.predictor,
+        f"{row.median:.3f}",
+        f"{row.low:.3f} to {row.high:.3f}" if row.repetitions > 1 else "",
+        str(row.repetitions),
+        f"{row.error:.3f}",
+        networks if len(row.networks) > 1 else "",
+        "" if row.paper is None else f"{row.paper:.2f}",
+    ]
+
+
+def _hours(settings, networks, folder) -> list[str]:
+    """Hours of computing, a line a setting."""
+    columns, devices, whole = "{:<28}" + len(networks) * " {:>12}", set(), 0.0
+    lines = [columns.format("hours of computing", *networks)]
+    for name in settings:
+        taken = [results.computing_time(name, network, folder) for network in networks]
+        lines.append(columns.format(name, *(f"{seconds / 3600:.2f}" for seconds, _ in taken)))
+        whole += sum(seconds for seconds, _ in taken) / 3600
+        devices |= set().union(*(where for _, where in taken))
+    where = " and ".join(sorted(devices)) or "nothing yet"
+    return [*lines, f"{whole:.1f} in all, on {where}"]

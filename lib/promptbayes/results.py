@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import xarray as xr
 
@@ -95,7 +96,8 @@ def experiment(cell: xr.Dataset) -> dict[str, Any]:
     return json.loads(cell.attrs["experiment"])
 
 
-_ORIGIN = ("versions", "commit", "device", "date")  # blocks of a cell may differ in these
+# Blocks of a cell may differ in these; what is not tuned by gradients has no micro-batch.
+_ORIGIN = ("versions", "commit", "device", "date", "micro_batch")
 
 
 # Nats. The same network elsewhere differs by rounding, below 1e-4. Of nine numbers (three
@@ -127,8 +129,9 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
             new = ~np.isin(block.repetition, before.repetition)
             origin = {"seconds": before.attrs["seconds"] + block.attrs["seconds"]}
             for name in _ORIGIN:  # each once, in the order of their coming
-                known = before.attrs[name].split("; ")
-                origin[name] = "; ".join(dict.fromkeys([*known, block.attrs[name]]))
+                both = [cell.attrs[name] for cell in (before, block) if name in cell.attrs]
+                if both:
+                    origin[name] = "; ".join(dict.fromkeys("; ".join(both).split("; ")))
             block = xr.concat(
                 [before, block.isel(repetition=new)],
                 dim="repetition",
@@ -141,6 +144,17 @@ def append(path, block: xr.Dataset) -> xr.Dataset:
             block = block.sortby("repetition").assign_attrs(origin)
         write(path, block)
     return block
+
+
+def micro_batch(path) -> int | None:
+    """With which a cell was begun, so that what is added is rounded alike; None if it is not said.
+
+    None on an accelerator, too, which is fast only with the whole batch at once.
+    """
+    if jax.default_backend() != "cpu" or not Path(path).is_file():
+        return None
+    said = read(path).attrs.get("micro_batch", "")
+    return int(said.split("; ")[0]) if said else None
 
 
 @contextlib.contextmanager

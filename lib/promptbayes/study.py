@@ -21,7 +21,6 @@ from .experiments import (
     ARCHITECTURES,
     NETWORKS,
     base_predictor,
-    provenance,
     refusal,
     repetition_key,
     search_prompts,
@@ -29,6 +28,7 @@ from .experiments import (
 )
 from .methods import METHODS, HardPrefix
 from .predictor import Predictor, load_pretrained
+from .provenance import provenance
 from .regret import Estimate, cumulative_regret, evaluate
 from .states import Components, fit_components
 from .tasks import Sequences, coin_mixture, random_coins

@@ -82,6 +82,7 @@ class State(NamedTuple):
     training: Training  #: what the run began with
     moments: Any  #: the optimiser's, a pytree of arrays [seed, ...]
     keys: jax.Array  #: of the data; step n of repetition r draws from `fold_in(keys[r], n)`, [seed]
+    micro_batch: int  #: sequences processed at once; another number would round differently
 
 
 class Tuned(NamedTuple):
@@ -122,6 +123,7 @@ def tune(
     start: Any = None,
     hook: Hook | None = None,
     hook_steps: Iterable[int] = (),
+    micro_batch: int | None = None,
     progress: bool = True,
 ) -> Tuned:
     """Minimise log loss on a target task over what the method frees (Eq. 7; Section 4.1).
@@ -140,6 +142,8 @@ def tune(
         hook: called as `hook(step, tuned)` on the way, for snapshots or curves; what is tuned so
             far is a `Tuned` like the one returned.
         hook_steps: after how many steps of the run; 0 is before the first, `num_steps` the end.
+        micro_batch: sequences to process at once, a divisor of the batch size; what is fast on this
+            machine if left out (`hardware.micro_batch_size`). Numbers change by rounding alone.
         progress: show a progress bar where there is a terminal or a notebook to show it.
 
     Raises:
@@ -164,7 +168,7 @@ def tune(
     init = partial(jax.vmap(lambda key: method.init(key, base)), split[:, 0])
     theta = init() if start is None else _started(start, jax.eval_shape(init))
     check_theta(method, base, theta)
-    begun = _start(base, method, task, training, theta, split[:, 1])
+    begun = _start(base, method, task, training, theta, split[:, 1], micro_batch)
     return _run(begun, training.num_steps, hook, hook_steps, progress)
 
 
@@ -184,14 +188,15 @@ def pretrain(
     *,
     hook: Hook | None = None,
     hook_steps: Iterable[int] = (),
+    micro_batch: int | None = None,
     progress: bool = True,
 ) -> Tuned:
     """Train all weights from random initialisation: `tune` with everything free (Eq. 5).
 
-    Of the result, `.predictor(0)` is the pretrained network. Hooks, bar and errors are as in
-    `tune`. `architecture` is `LSTM(...)`, `Transformer(...)` or your own, `task` the pretraining
-    distribution, `training` such as `PRETRAINING`, and `key` one jax random key, or several [seed]
-    for several networks at once.
+    Of the result, `.predictor(0)` is the pretrained network. Hooks, micro-batch, bar and errors are
+    as in `tune`. `architecture` is `LSTM(...)`, `Transformer(...)` or your own, `task` the
+    pretraining distribution, `training` such as `PRETRAINING`, and `key` one jax random key, or
+    several [seed] for several networks at once.
 
     Example:
         >>> from promptbayes import random_coins, LSTM
@@ -205,7 +210,7 @@ def pretrain(
     theta = jax.vmap(lambda key: initialise(architecture, key).params)(split[:, 0])
     blank = jax.tree.map(lambda x: jnp.zeros_like(x[0]), theta)  # every number comes from theta
     base = Predictor(architecture, blank, no_prefix(architecture))
-    start = _start(base, Weights(PARTS), task, training, theta, split[:, 1])
+    start = _start(base, Weights(PARTS), task, training, theta, split[:, 1], micro_batch)
     label = f"pretraining {type(architecture).__name__}"
     return _run(start, training.num_steps, hook, hook_steps, progress, label)
 
@@ -220,10 +225,10 @@ def resume(
 ) -> Tuned:
     """Continue a run of `tune` or `pretrain` for `num_steps` more, as if it had not stopped.
 
-    Weights, optimiser and data go on where they were: a run in pieces gives the numbers of one
-    run, to the bit on the same machine. A snapshot from a hook will do for `tuned`; what comes back
-    is of the whole run, earlier losses included. Hooks, bar and errors are as in `tune`, with
-    `hook_steps` after `tuned`, counted from the start of the run.
+    Weights, optimiser, data and micro-batch go on where they were: a run in pieces gives the
+    numbers of one run, to the bit on the same machine. A snapshot from a hook will do for `tuned`;
+    what comes back is of the whole run, earlier losses included. Hooks, bar and errors are as in
+    `tune`, with `hook_steps` after `tuned`, counted from the start of the run.
 
     Example:
         >>> from promptbayes import random_coins, LSTM
@@ -238,15 +243,26 @@ def resume(
     return _run(tuned, tuned.losses.shape[1] + num_steps, hook, hook_steps, progress)
 
 
-def _start(base, method, task, training, theta, keys) -> Tuned:
+def _start(base, method, task, training, theta, keys, micro_batch) -> Tuned:
     """Before the first step; what is drawn there is checked here, where it can be looked at."""
     draw(task, jax.random.fold_in(keys[0], 0), training.batch_size, training.length)
-    state = State(task, training, jax.vmap(_optimizer(training).init)(theta), keys)
+    size = _micro_batch(base, training.batch_size, training.length, micro_batch)
+    state = State(task, training, jax.vmap(_optimizer(training).init)(theta), keys, size)
     return Tuned(base, method, theta, np.zeros((len(keys), 0), np.float32), state)
 
 
+def _micro_batch(base: Predictor, batch_size: int, length: int, chosen: int | None = None) -> int:
+    """The one chosen, if it can be, or the machine's."""
+    if chosen is None:
+        num_weights = sum(weights.size for weights in jax.tree.leaves(base.params))
+        return micro_batch_size(base.network, batch_size, length, num_weights)
+    if batch_size % check_int("micro_batch", chosen):
+        raise ValueError(f"`micro_batch` must divide the batch size, {batch_size}, got {chosen}.")
+    return int(chosen)
+
+
 def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> Tuned:
-    base, method, _, losses, (task, training, _, keys) = tuned
+    base, method, _, losses, (task, training, _, keys, micro_batch) = tuned
     first = losses.shape[1]
     hook_steps = _check_hook(hook, hook_steps, first, end)
     training = replace(training, num_steps=1)  # how many there are is no part of the program
@@ -264,7 +280,7 @@ def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> 
     label = label or next((name for name, known in METHODS.items() if known == method), str(method))
     with _bar(progress, total=end - first, desc=label, unit="step") as bar:
         for start, stop in zip([first, *stops], stops, strict=False):
-            run = base, method, task, training, _STEPS_A_CALL, state, keys, start, stop
+            run = base, method, task, training, micro_batch, _STEPS_A_CALL, state, keys, start, stop
             state, chunk = jax.device_get(_advance(*run))
             losses = np.concatenate([losses, chunk[:, : stop - start]], axis=1)
             bar.update(stop - start)
@@ -274,8 +290,8 @@ def _run(tuned: Tuned, end: int, hook, hook_steps, progress: bool, label="") -> 
     return so_far(state, losses)
 
 
-@partial(jax.jit, static_argnames=("method", "training", "most"))
-def _advance(base, method, task, training, most, state, keys, start, stop):
+@partial(jax.jit, static_argnames=("method", "training", "micro_batch", "most"))
+def _advance(base, method, task, training, micro_batch, most, state, keys, start, stop):
     """Steps start to stop - 1, at most so many, for every repetition: state, losses [seed, most].
 
     The number of steps is data: one program for all of them, or a run in other pieces would be
@@ -285,7 +301,7 @@ def _advance(base, method, task, training, most, state, keys, start, stop):
     def run(state, key):
         def step(index, carry):
             state, losses = carry
-            state, loss = _step(base, method, task, training, key, state, index)
+            state, loss = _step(base, method, task, training, micro_batch, key, state, index)
             return state, losses.at[index - start].set(loss)
 
         return lax.fori_loop(start, stop, step, (state, jnp.zeros(most)))
@@ -293,19 +309,20 @@ def _advance(base, method, task, training, most, state, keys, start, stop):
     return spread(run, state, keys)
 
 
-def _step(base, method, task, training, key, state, index):
+def _step(base, method, task, training, micro_batch, key, state, index):
     theta, moments = state
     drawn = task.sample(jax.random.fold_in(key, index), training.batch_size, training.length)
-    loss, gradient = loss_and_gradient(base, method, theta, drawn.tokens, drawn.mask)
+    loss, gradient = loss_and_gradient(
+        base, method, theta, drawn.tokens, drawn.mask, micro_batch=micro_batch
+    )
     updates, moments = _optimizer(training).update(gradient, moments)
     return (optax.apply_updates(theta, updates), moments), loss
 
 
-def loss_and_gradient(base, method, theta, tokens, mask=None):
+def loss_and_gradient(base, method, theta, tokens, mask=None, *, micro_batch=None):
     """Mean over sequences of their summed log loss, and its gradient with respect to theta."""
     batch_size, length = tokens.shape
-    num_weights = sum(weights.size for weights in jax.tree.leaves(base.params))
-    size = micro_batch_size(batch_size, length, base.network.floats_per_token, num_weights)
+    size = _micro_batch(base, batch_size, length, micro_batch)
 
     def mean_loss(theta):
         prepared = method.apply(base, theta).prepare(length)
