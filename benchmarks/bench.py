@@ -4,7 +4,7 @@ For each network and method: seconds per step and repetition of `tune` and of a 
 (`plain.py`), in interleaved rounds, after asserting that both compute the same. Medians go to
 `results/<kind of machine>.md` and `.json`, which the book's page on speed shows. Wall time is
 compared only within the run, never over runs. `hardware.CACHE_BYTES` and `hardware.MIN_ROWS` are
-read off the table of micro-batches, on each kind of CPU.
+checked against the table of micro-batches.
 """
 
 import argparse
@@ -56,8 +56,9 @@ def main():
     if options.time_of:
         return print_time_without(*options.time_of, options)
     kept = Path(options.out) / f"{file_name()}.json"
-    report = json.loads(kept.read_text()) if options.again else {}
-    report |= {"machine": machine(), "repetitions": options.repetitions, "rounds": options.rounds}
+    report = json.loads(kept.read_text()) if options.again else {"machine": machine()}
+    if report["machine"] != machine():
+        parser.error(f"{kept} is of another machine, {report['machine']}: measure all of it.")
     for part in options.only or PARTS:
         report[part] = PARTS[part](options)
         write(report, Path(options.out))  # a run that is stopped keeps what it has
@@ -71,7 +72,12 @@ def rows(options):
     for row in measured:
         row["peak_gib"] = peak_memory(row["network"], row["method"])
         row["share_of_matmul"] = flops(row) / row["tune_s"] / statistics.median(rates)
-    return {"matmul_gflops": statistics.median(rates) / 1e9, "cases": measured}
+    return {
+        "matmul_gflops": statistics.median(rates) / 1e9,
+        "repetitions": options.repetitions,
+        "cores": len(jax.devices()),
+        "cases": measured,
+    }
 
 
 def setup(network, method, num_steps, repetitions):
@@ -393,12 +399,14 @@ def flops(row):
 
     Forward, back to the activations and, where torso weights are tuned, back to the weights.
     """
-    tokens, width, positions = 256 * 50, 128, 50 + (7 if row["method"] == "SoftPT" else 1)
+    # The last token of 50 is predicted, not read; the empty context and a prefix are read once.
+    tokens, width, positions = 256 * 49, 128, 49 + (7 if row["method"] == "SoftPT" else 1)
     if row["network"] == "LSTM":
         weights, attention = 4 * width * width, 0
     else:
         weights, attention = 9 * width * width, 2 * width * positions
-    return 2 * tokens * (weights * (3 if row["method"] == "FullWT" else 2) + attention * 3)
+    tuned = {"FullWT": weights, "LoRAWT": width * width}.get(row["method"], 0)  # LoRA: the last map
+    return 2 * tokens * (2 * weights + tuned + attention * 3)
 
 
 def peak_memory(network, method):
@@ -452,7 +460,9 @@ def grid(header, *rows):
 
 
 def tuning_table(part):
-    header = "network|method|tune, ms|plain loop, ms|times faster|compile, s|traces|peak, GiB|"
+    header = (
+        "network|method|tune, ms|plain loop, ms|times faster|compile, s|its, s|traces|peak, GiB|"
+    )
     rows = [
         [
             row["network"],
@@ -461,6 +471,7 @@ def tuning_table(part):
             f"{1000 * row['plain_s']:.1f}",
             f"{row['ratio']:.2f}",
             f"{row['compile_s']:.1f}",
+            f"{row['plain_compile_s']:.1f}",
             f"{row['traces']}",
             f"{row['peak_gib']:.2f}",
             f"{row['share_of_matmul']:.0%}",
@@ -468,11 +479,13 @@ def tuning_table(part):
         for row in part["cases"]
     ]
     return [
-        "Milliseconds of a step and repetition, medians of interleaved rounds; the last column is "
-        "the share of the rate of large float32 products, one a core, "
-        f"{part['matmul_gflops']:.0f} GFLOP/s.",
+        "Wall time over steps and repetitions, medians of interleaved rounds: of `tune`, "
+        f"{part['repetitions']} repetitions on {part['cores']} cores, and of the plain loop, one. "
+        "Peak memory is of a process with ten repetitions. The last column counts the products of "
+        "matrices alone, and compares with the rate of large float32 products on all cores "
+        f"together, {part['matmul_gflops']:.0f} GFLOP/s.",
         "",
-        *grid([*header.split("|")[:-1], "of the matmul rate"], *rows),
+        *grid(header, *rows),
     ]
 
 
@@ -487,7 +500,7 @@ def sizes_table(part):
         return [row["network"], row["method"], f"{1000 * min(row['seconds'].values()):.1f}"]
 
     return [
-        "Sequences of a micro-batch: times slower than the best; what the library takes is bold.",
+        "Sequences of a micro-batch: time over the best of the row; the library's choice is bold.",
         "",
         *grid(
             ["network", "method", "best, ms", *map(str, SIZES)],
@@ -509,9 +522,9 @@ def profiles_table(part):
         for row in part
     ]
     return [
-        "Where a step goes on one core, milliseconds; operations are timed with the profiler on, "
-        "the step without it. Products are those with weights and of attention; the last column is "
-        "their own rate.",
+        "Where a step goes on one core, milliseconds. The operations are timed with the profiler "
+        "on, the step without it, so that the parts need not add up. Products are of matrices, "
+        "copies only move numbers; the last column is the products' own rate.",
         "",
         *grid(["network", "method", "step", *names, "of the matmul rate"], *rows),
     ]
@@ -549,14 +562,14 @@ def levers_table(part):
             yield f"{row['seconds'][name] / whole:.2f}" if name in row["seconds"] else "–"
 
     return [
-        "What each lever gains: times slower with it switched off.",
+        "What each lever gains: time without it over time with all.",
         "",
         *grid(
             ["network", "method", *names],
             *([row["network"], row["method"], *gains(row)] for row in part),
         ),
         "",
-        *(f"- {name}: {LEVERS[name]}" for name in names),
+        *(f"- without {name}: {LEVERS[name]}" for name in names),
     ]
 
 

@@ -19,11 +19,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-#: Bytes of activations that one micro-batch has at most, where a core's caches, L2 and its share of
+#: Bytes of activations that one micro-batch should have, where a core's caches, L2 and its share of
 #: L3, hold as much.
 CACHE_BYTES = 8 * 2**20
 #: Sequences that a recurrent network reads at once at least, by whether the CPU has AVX-512: its
-#: products have one row a sequence, and every step reads the recurrent kernel again.
+#: products have one row a sequence, and every step reads the recurrent kernel again. With AVX-512,
+#: 32 was the best or next to it; on a CPU without it the whole batch was faster than 16, and with
+#: XLA kept from using it 64 is within a tenth of the best (`benchmarks/`).
 MIN_ROWS = {True: 32, False: 64}
 
 
@@ -31,7 +33,7 @@ class CPU(NamedTuple):
     """What micro-batches depend on."""
 
     name: str  #: such as x86_64
-    avx512: bool  #: whether XLA writes for vectors of 512 bits
+    avx512: bool  #: whether it has AVX-512 and XLA may use it
     cache_bytes: int | None  #: a core's L2 and its share of L3; None where the system does not say
 
     @property
@@ -71,7 +73,7 @@ def _cache_bytes(caches=Path("/sys/devices/system/cpu/cpu0/cache")) -> int | Non
 def use_all_cores() -> None:
     """Make each CPU core a jax device, so that repetitions run side by side, one a core.
 
-    XLA splits one small matrix product badly over cores; whole repetitions split perfectly. Set
+    XLA splits one small matrix product badly over cores; whole repetitions split well. Set
     `PROMPTBAYES_CPU_DEVICES` to choose the number, 1, 2, ... (else ValueError). Without effect once
     jax has been used.
     """
@@ -89,7 +91,7 @@ def micro_batch_size(architecture, batch_size: int, length: int, num_weights: in
     The largest divisor of `batch_size`, in sequences of `length` tokens, whose activations fit
     the caches (`CACHE_BYTES`) or, in a larger network, what a micro-batch moves anyway: the weights
     five times (read forwards and backwards, their gradient written, the sum of gradients read and
-    written). A recurrent network gets the first of at least `MIN_ROWS`. Timing plays no part, so
+    written). A recurrent network gets at least `MIN_ROWS`. Timing plays no part, so
     equal machines choose alike; `benchmarks/` is where the constants come from.
 
     Args:
@@ -119,8 +121,8 @@ def micro_batch_size(architecture, batch_size: int, length: int, num_weights: in
 def spread(function, *arrays):
     """`function` over the leading axis of pytrees: vmapped on accelerators, one a core on a CPU.
 
-    Takes arrays [entry, ...] and gives arrays [entry, ...]. Cores share nothing while they run: no
-    collectives, hence no waiting. Where the number of entries does not divide by the number of
+    Takes arrays [entry, ...] and gives arrays [entry, ...]. Cores wait for nothing while they run:
+    there are no collectives. Where the number of entries does not divide by the number of
     devices, the first entry is computed again.
 
     Example:
@@ -151,7 +153,7 @@ def sum_over_micro_batches(function, shared, batch, size):
     """`function(shared, micro_batch)`, summed over micro-batches of `size`; differentiable.
 
     `batch` is a pytree of arrays [batch, ...], the sum a scalar. Each micro-batch is differentiated
-    while its activations are in the cache, and only by numbers in `shared` that the caller needs.
+    right after it was computed, and only by numbers in `shared` that the caller needs.
 
     Example:
         >>> float(sum_over_micro_batches(lambda a, x: a * x.sum(), 2.0, jnp.arange(4.0), size=2))

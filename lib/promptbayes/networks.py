@@ -158,8 +158,8 @@ class Torso(nnx.Module):
 def product(x_BxTxD: jax.Array, kernel_DxF: jax.Array) -> jax.Array:
     """Vectors times a kernel, for any leading axes.
 
-    Differentiated by hand: what jax writes for the kernel's gradient makes XLA copy one factor
-    transposed on a CPU, which takes twice the time of the product (`benchmarks/`).
+    Differentiated by hand: what jax writes for the kernel's gradient makes XLA, on a CPU, copy one
+    factor transposed and multiply more slowly (`benchmarks/`).
     """
     return x_BxTxD @ kernel_DxF
 
