@@ -33,7 +33,7 @@ FIRST = {
 SAID = {
     "loop": "took too long",
     "memory": "more than 4 GiB of memory",
-    "fork-bomb": "processes",
+    "fork-bomb": "more than",  # 32 processes, or the memory, whatever is seen first
     "output": "printed more than",
 }
 HONEST = ["right-1", "right-2", "right-3", "half-right", "wrong-1", "wrong-2", "wrong-3"]
