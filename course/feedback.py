@@ -28,7 +28,22 @@ def shown(text):
     escaped = html.escape(str(text), quote=True)
     for sign in "$\\`*_[]{}~":
         escaped = escaped.replace(sign, f"&#{ord(sign)};")
-    return '<pre style="white-space: pre-wrap">' + escaped.replace("\n", "&#10;") + "</pre>"
+    style = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere"
+    return f'<pre style="{style}">' + escaped.replace("\n", "&#10;") + "</pre>"
+
+
+def titled(page, titles):
+    """The page with the questions' titles where the template has the same words for all of them.
+
+    A student's text cannot look like these places: its `<` and `"` are escaped.
+    """
+    for question, title in titles.items():
+        title = html.escape(title)
+        entry, heading = f'<a href="#{question}">', '<span class="nbgrader-label">'
+        listed = re.sub(r"^\d+\. ", "", title)  # the list has numbers of its own
+        page = page.replace(f"{entry}Written response</a>", f"{entry}{listed}</a>")
+        page = page.replace(f"{heading}Student's answer</span>", f"{heading}{title}</span>", 1)
+    return page
 
 
 def given(result, part, marks):
@@ -58,7 +73,7 @@ def page(assignment, result, marks):
             points_of = "to be marked" if got is None else f"{got:g} of {part['points']:g}"
             rows.append(f"{part['name']}: {points_of}. {message}")
         reached += score
-        cell = nbformat.v4.new_markdown_cell(f"**{question}**\n\n" + shown("\n".join(rows)))
+        cell = nbformat.v4.new_markdown_cell(shown("\n".join(rows)))
         cell.metadata["nbgrader"] = {
             "grade": True, "solution": True, "task": False, "grade_id": question,
             "score": score, "points": points, "comment": shown(comment) if comment else "",
@@ -82,4 +97,5 @@ def page(assignment, result, marks):
         notebook, resources={"nbgrader": marks_of}
     )
     made = re.sub(r"<script\b.*?</script>", "", made, flags=re.DOTALL)  # the page needs none
+    made = titled(made, assignment.titles)
     return made.replace("<head>", f"<head>\n{POLICY}", 1)

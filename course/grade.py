@@ -33,6 +33,7 @@ import random
 import re
 import stat
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,16 @@ class Assignment:
     cells: list = field(default_factory=list)
     questions: dict = field(default_factory=dict)  # question -> points
     hidden: dict = field(default_factory=dict)  # question -> code
+    titles: dict = field(default_factory=dict)  # question -> its heading
 
     def __post_init__(self):
+        heading = ""
         for cell in build.teacher(self.source).cells:
             marks = cell.metadata.get("nbgrader", {})
+            if cell.cell_type == "markdown":
+                heading = (re.findall(r"^## (.+?)(?: \(.*)?$", cell.source, re.M) or [heading])[-1]
             if marks.get("grade"):
+                self.titles[marks["grade_id"]] = heading or marks["grade_id"]
                 self.questions[marks["grade_id"]] = marks["points"]
                 self.hidden[marks["grade_id"]] = "\n".join(HIDDEN.findall(cell.source))
             elif cell.cell_type == "code" and "%pip" not in cell.source:
@@ -160,7 +166,7 @@ def prepared(cells):
 
 
 def references(assignment, key, ids, python):
-    """Student -> step -> the teacher's values. One process for all of them, of our own code."""
+    """Student -> step -> the teacher's values; one process for all of these, of our own code."""
     cells, asks = [], [{"step": ITSELF, "name": "STUDENT", "calls": None}]
     for number, student_id in enumerate(ids):
         own = enumerate(assignment.numbered(key, student_id))
@@ -211,7 +217,8 @@ def judged(parts, outcome, expected):
             wanted = expected[step]
             try:
                 if part.judge:
-                    right = [bool(part.judge(values[0] if part.calls is None else values, wanted))]
+                    pair = (values, wanted) if part.calls else (values[0], wanted[0])
+                    right = [bool(part.judge(*pair))]
                 else:
                     right = [same(v, r, part.close) for v, r in zip(values, wanted)]
                     right += [False] * (len(wanted) - len(values))
@@ -313,8 +320,12 @@ def grade(folder, assignment, key, python, way, workers=2, limits=None, say=prin
         return result
 
     if new:
-        expected = references(assignment, key, [path.stem for path in new], python)
+        ids, expected, began = [path.stem for path in new], {}, time.monotonic()
+        shares = [ids[i::workers] for i in range(min(workers, len(ids)))]
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            for found in pool.map(lambda ids: references(assignment, key, ids, python), shares):
+                expected |= found
+            say(f"  the solution for their numbers: {time.monotonic() - began:.0f} s")
             waiting = [pool.submit(one, path, expected) for path in new]
             for done in concurrent.futures.as_completed(waiting):
                 result = done.result()

@@ -73,11 +73,18 @@ def main():
     shell = InteractiveShell.instance(colors="nocolor", history_length=0)
     shell.history_manager.enabled = False
 
-    def too_long(*_):
-        raise TimeoutError("this took too long and was stopped.")
+    # By kind of step, each limit shorter than the one before; the next after each time-out.
+    allowed = {kind: list(request[kind]) for kind in ("cell_seconds", "ask_seconds")}
 
-    def limited(seconds, function):
+    def limited(kind, function):
         """The value, or the text of what was raised."""
+        seconds = allowed[kind][0]
+
+        def too_long(*_):
+            if len(allowed[kind]) > 1:
+                del allowed[kind][0]
+            raise TimeoutError(f"this took too long (more than {seconds:.0f} s) and was stopped.")
+
         try:
             signal.signal(signal.SIGALRM, too_long)
             signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -97,7 +104,7 @@ def main():
         if step in skip:
             continue
         say(at=step)
-        _, error = limited(request["cell_seconds"], lambda source=source: run(source))
+        _, error = limited("cell_seconds", lambda source=source: run(source))
         if error:
             say(at=step, error=error)
     say(at="ready")
@@ -117,7 +124,7 @@ def main():
                 return [plain(asked)]
             return [plain(asked(*arguments)) for arguments in calls]
 
-        values, error = limited(request["ask_seconds"], answer)
+        values, error = limited("ask_seconds", answer)
         say(at=step, error=error) if error else say(at=step, values=values)
     say(at="done")
     os._exit(0)  # whatever waits at exit, waits for nothing

@@ -9,18 +9,20 @@ everything that it started ends with it.
 
 import functools
 import json
+import math
 import os
 import selectors
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+TOO_LONG = "took too long"  # so does `runner.py` say
 FIRST_UID = 64100  # users that own nothing; one for each sandbox that runs at the same time
 
 # $1 is where the sandbox's file system is built, $2 its size, $3 the folders that it shows, $4 to
@@ -56,10 +58,10 @@ exec chroot "$root" setpriv $user --no-new-privs --bounding-set=-all --inh-caps=
 class Limits:
     """What one submission may use."""
 
-    cell_seconds: float = 90
-    ask_seconds: float = 20  # for all answers of one part of a question
+    cell_seconds: float = 90  # after each time-out half of it, see `shorter`
+    ask_seconds: float = 20  # for all answers of one part of a question; likewise
     start_seconds: float = 120  # until the first cell begins
-    total_seconds: float = 300
+    total_seconds: float = 300  # all runs together
     memory: int = 4 * 2**30  # bytes, all processes together
     processes: int = 32
     tasks: int = 512  # processes and threads
@@ -67,6 +69,13 @@ class Limits:
     answers: int = 4 * 2**20  # bytes, handed over
     files: str = "512m"  # the folder in memory
     breaches: int = 3  # then the notebook is given up
+
+    def shorter(self, times=1):
+        """These, after so many time-outs: one loop may be a mistake, ten must not take an hour."""
+        cell, ask = self.cell_seconds, self.ask_seconds
+        for _ in range(times):
+            cell, ask = max(cell / 2, min(cell, 20)), max(ask / 2, min(ask, 5))
+        return replace(self, cell_seconds=cell, ask_seconds=ask)
 
 
 @dataclass
@@ -175,7 +184,7 @@ def _usage(process):
     return memory, len(family)
 
 
-def _once(python, way, cells, asks, skip, limits, slot):
+def _once(python, way, cells, asks, skip, limits, slot, end=math.inf):
     """One run. What came back, and which step broke a limit and how (None if none did)."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="sandbox-") as root:
@@ -187,7 +196,7 @@ def _once(python, way, cells, asks, skip, limits, slot):
         except OSError as error:
             return Outcome(given_up=f"the sandbox did not start: {error}"), None
         try:
-            return _follow(process, cells, asks, skip, limits, outcome)
+            return _follow(process, cells, asks, skip, limits, outcome, end)
         finally:
             _end(process)
 
@@ -212,12 +221,13 @@ def _family(process):
         return []
 
 
-def _follow(process, cells, asks, skip, limits, outcome):
+def _follow(process, cells, asks, skip, limits, outcome, end):
     first = {"cells": cells, "skip": sorted(skip)}
-    first |= {"cell_seconds": limits.cell_seconds, "ask_seconds": limits.ask_seconds}
+    after = [limits.shorter(times) for times in range(4)]
+    first |= {kind: [getattr(x, kind) for x in after] for kind in ("cell_seconds", "ask_seconds")}
     pending = [json.dumps(first).encode() + b"\n", json.dumps(asks).encode() + b"\n"]
     reader, said, printed, received = _Reader(outcome), b"", 0, 0
-    end = time.monotonic() + limits.total_seconds
+    end = min(end, time.monotonic() + limits.total_seconds)
     looked = time.monotonic()
     os.set_blocking(process.stdin.fileno(), False)
     with selectors.DefaultSelector() as selector:
@@ -258,7 +268,7 @@ def _follow(process, cells, asks, skip, limits, outcome):
             elif received > limits.answers or len(reader.rest) > limits.answers:
                 why = "it handed over too much."
             elif now - reader.since > allowed:
-                why = "it took too long and could not be interrupted."
+                why = f"it {TOO_LONG} and could not be interrupted."
             elif now > end:
                 outcome.given_up = f"the notebook took more than {limits.total_seconds:.0f} s."
             elif now - looked > 0.2:
@@ -289,8 +299,9 @@ def run(python, way, cells, asks, limits=None, slot=0):
     """
     limits = limits or Limits()
     skip, kept, began = set(), Outcome(), time.monotonic()
+    end = began + limits.total_seconds
     while True:
-        outcome, why = _once(python, way, cells, asks, skip, limits, slot)
+        outcome, why = _once(python, way, cells, asks, skip, limits, slot, end)
         kept.values |= outcome.values
         kept.errors = outcome.errors | {s: e for s, e in kept.errors.items() if s in skip}
         kept.given_up = outcome.given_up
@@ -299,6 +310,8 @@ def run(python, way, cells, asks, limits=None, slot=0):
         step, reason = why
         kept.errors[step] = reason
         skip.add(step)
+        slow = [TOO_LONG in error for error in [reason, *outcome.errors.values()]]
+        limits = limits.shorter(sum(slow))
         if len(skip) >= limits.breaches or step == "start":
             kept.given_up = f"{len(skip)} steps broke a limit; the rest was not run. Last: {reason}"
             break

@@ -208,9 +208,10 @@ def test_feedback_and_table_and_marks_by_hand(class_of_five, way):
 
 
 @pytest.mark.skipif(not Path(COLAB).exists(), reason="no environment with Colab's versions")
-def test_the_solution_gets_all_points_on_the_versions_of_colab(tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_gets_all_points_on_the_versions_of_colab(name, tmp_path):
     way = sandbox.mode(COLAB)
-    folder = tmp_path / "assignment-1"
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "right.ipynb").write_text(answered(folder.name, "right", solutions(folder.name)))
     [result] = grade.grade(folder, assignment(folder.name), KEY, COLAB, way, 1, PATIENT)
@@ -342,6 +343,32 @@ def test_what_is_no_notebook_gets_nothing_and_a_message(hostile, name):
     assert result["problems"]
     assert result["seconds"] == 0
     assert (hostile[0] / "graded" / "feedback" / f"{name}.html").exists()
+
+
+def test_a_student_is_told_which_limit_was_broken(hostile):
+    for name, said in {
+        "memory": "more than 1 GiB of memory",
+        "loop": "more than 5 s",
+        "output": "printed more than",
+    }.items():
+        assert said in hostile[1][name]["problems"][0]
+        page = (hostile[0] / "graded" / "feedback" / f"{name}.html").read_text("utf8")
+        assert said in page
+
+
+def test_loops_get_less_and_less_time():
+    assert [sandbox.Limits().shorter(n).cell_seconds for n in range(5)] == [90, 45, 22.5, 20, 20]
+    assert [sandbox.Limits().shorter(n).ask_seconds for n in range(4)] == [20, 10, 5, 5]
+
+
+def test_the_page_has_the_titles_of_the_questions(class_of_five):
+    name, folder, _ = class_of_five
+    page = (folder / "graded" / "feedback" / "right.html").read_text("utf8")
+    assert "Written response" not in page
+    assert "Student's answer" not in page
+    for title in assignment(name).titles.values():
+        assert page.count(f">{title}</span>") == 1
+        assert page.count(f">{title.split('. ', 1)[1]}</a>") == 1
 
 
 def test_the_others_are_not_touched(hostile):

@@ -63,6 +63,11 @@ def tuned_by(before, after, rank):
              ("embedding", "unembedding"): "Un+EmbedWT"}
     return names.get(tuple(sorted(moved)), "FullWT")
 """
+HEART = """
+least = exact.mutual_information(two_coins, N)
+fresh = two_coins.sample(jax.random.key(1), 2000, N)
+excess = [regret_on(p, fresh) - report for p, report in found.values()]
+"""
 ZERO = "zero = math.log((1 - RARE) / RARE)\n"
 
 ANSWERS = {
@@ -158,7 +163,7 @@ ANSWERS = {
         "q2": [
             # the floor for everybody
             (KL + "def possible(r):\n    edge = min(max(r['target'], r['low']), r['high'])\n"
-             "    return r['regret'] >= r['n'] * kl(r['target'], edge)", 4),
+             "    return r['regret'] >= r['n'] * kl(r['target'], edge)", 3),
             # one flip only
             (KL + "def possible(r):\n    edge = min(max(r['target'], r['low']), r['high'])\n"
              "    if r['predictor'] == 'network' or r['regret'] < 0:\n        return r['regret'] >= 0\n"
@@ -167,7 +172,7 @@ ANSWERS = {
             (KL + "def possible(r):\n    if r['predictor'] == 'network':\n"
              "        return r['regret'] >= 0\n"
              "    edge = min((r['low'], r['high']), key=lambda t: abs(t - r['target']))\n"
-             "    return r['regret'] >= r['n'] * kl(r['target'], edge)", 4),
+             "    return r['regret'] >= r['n'] * kl(r['target'], edge)", 3),
         ],
         "q3": [
             # the code as it was, and right numbers
@@ -179,7 +184,7 @@ ANSWERS = {
             # a price of nothing
             ("def share_removed(p, q, w, n, untuned, tuned):\n"
              "    price = exact.mutual_information(pb.coin_mixture([p, q], weights=[w, 1 - w]), n)\n"
-             "    return (untuned - tuned) / (untuned - price)\nfar_off = [0.3, 0.3, 0.5, 9]", 4),
+             "    return (untuned - tuned) / (untuned - price)\nfar_off = [0.3, 0.3, 0.5, 9]", 3),
         ],
         "q4": [
             # the other order
@@ -188,20 +193,31 @@ ANSWERS = {
             # no counter is not seen; no sign
             (COUNTS + "def counts_from(first, after_one):\n"
              "    mass = (1 - after_one) / ((after_one - first) or 1e-9)\n"
-             "    return [mass * (1 - first), mass * first]\ngap = abs(gap)", 2),
+             "    return [mass * (1 - first), mass * first]\ngap = abs(gap)", 1),
             # "a mixture of two coins is a counter"
-            (COUNTS + "gap = 0.0", 3),
+            (COUNTS + "gap = 0.0", 2),
         ],
         "q5": [
             # the rank of the kernel
-            (TUNED.replace("LOW_RANK", "np.linalg.matrix_rank(after['torso']) <= rank"), 3),
+            (TUNED.replace("LOW_RANK", "np.linalg.matrix_rank(after['torso']) <= rank"), 2),
             # any rank
-            (TUNED.replace("LOW_RANK", "True"), 3),
+            (TUNED.replace("LOW_RANK", "True"), 2),
             # a prefix is looked for first, and nothing else then
             (TUNED.replace("LOW_RANK", "np.linalg.matrix_rank(change['torso'], 1e-6) <= rank").replace(
-                '"several" if moved else "SoftPT"', '"SoftPT"'), 4),
+                '"several" if moved else "SoftPT"', '"SoftPT"'), 3),
         ],
         "q6": [
+            # one bit for the price; the sequences of the tuning for new ones
+            ("least = math.log(2)\nexcess = [0.0, 0.0]\n"
+             "drawn = [8, 8 * ROUNDS]\nmended = [report for _, report in found.values()]", 0),
+            # another seed, but again the same one in all rounds
+            (HEART + "SEED = SEED + 1\ndrawn = [32, 32 * ROUNDS]\n"
+             "mended = [regret_on(in_rounds(m)[0], fresh) for m in found]", 3),
+            # the networks as they were found, FullWT first; batches are forgotten
+            (HEART + "excess = excess[::-1]\ndrawn = [4, 4 * ROUNDS]\n"
+             "mended = [regret_on(p, fresh) for p, _ in found.values()][::-1]", 1),
+        ],
+        "q7": [
             # rounded down
             (ZERO + "shortest = math.floor(math.log(99) / zero)\n"
              "typical = math.floor(math.log(99) / ((1 - 2 * RARE) * zero))", 0),
