@@ -461,7 +461,7 @@ def grid(header, *rows):
 
 def tuning_table(part):
     header = ["network", "method", "tune, ms", "plain loop, ms", "times faster"]
-    header += ["compile, s", "the loop's, s", "traces", "peak, GiB", "of the matmul rate"]
+    header += ["compile, s", "the loop's, s", "peak, GiB", "of the matmul rate"]
     rows = [
         [
             row["network"],
@@ -471,7 +471,6 @@ def tuning_table(part):
             f"{row['ratio']:.2f}",
             f"{row['compile_s']:.1f}",
             f"{row['plain_compile_s']:.1f}",
-            f"{row['traces']}",
             f"{row['peak_gib']:.2f}",
             f"{row['share_of_matmul']:.0%}",
         ]
