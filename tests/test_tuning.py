@@ -553,7 +553,7 @@ def test_a_run_goes_on_with_the_micro_batch_it_began_with(monkeypatch):
         np.testing.assert_allclose(one, other, atol=roundings(1000))
     with pytest.raises(ValueError, match="`micro_batch` must divide the batch size, 8, got 3"):
         tune(*arguments, micro_batch=3, progress=False)
-    with pytest.raises(TypeError, match="`micro_batch` must be an integer"):
+    with pytest.raises(TypeError, match="`micro_batch` must be an int, got 2.0"):
         tune(*arguments, micro_batch=2.0, progress=False)
 
 
